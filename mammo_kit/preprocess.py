@@ -238,7 +238,7 @@ class _Worker:
         self.pipe.close()
         return self.process.exitcode
 
-# %% ../nbs/06_preprocess.ipynb #3f9d4f17
+# %% ../nbs/06_preprocess.ipynb #741415f7
 def _start_worker(context, args: tuple) -> _Worker:
     for _ in range(5):
         with suppress(EOFError, OSError): return _Worker(context, args)
@@ -276,7 +276,7 @@ def process_all(
     def replace(i: int, why: tuple[str, str] | None = None):
         "End worker `i` and start another; what it had in hand has the outcome `why`, or what its death tells."
         worker, exit_status = pool[i], pool[i].end()
-        if not worker.ready and exit_status == 1:
+        if not worker.ready and exit_status in {1, *_CRASHES}:
             raise RuntimeError("a worker process could not start, for the reason printed above. "
                                "A script that calls this needs `if __name__ == \"__main__\":`")
         pool[i] = _start_worker(context, args)
@@ -391,7 +391,7 @@ def make_shard(
     _write_csv(tar_file.with_suffix(".csv"), COLUMNS, rows)
     return rows
 
-# %% ../nbs/06_preprocess.ipynb #8e525a4d
+# %% ../nbs/06_preprocess.ipynb #5e60eb72
 class Stopped(RuntimeError): "A run that ended early through no fault of its input: no disk, no time, no remote side."
 
 
@@ -415,14 +415,14 @@ def _owned(out: Path):
         yield
 
 
-def describe(settings: Settings, shard_size: int) -> dict:
-    "What `settings.json` says: the settings, the versions of everything that makes pixels, and a digest of both."
+def describe(settings: Settings, split: str, shard_size: int) -> dict:
+    "What `settings.json` says: the settings, the versions of all that makes pixels, a digest of both, and the inputs."
     versions = {}
     for package in ("dicomsdl", "imagecodecs", "opencv-python", "pydicom"):
         try: versions[package] = version(package)
         except PackageNotFoundError: versions[package] = None
     what = {**asdict(settings), "versions": versions}
-    return {**what, "shard_size": shard_size, "digest": hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]}
+    return {**what, "split": split, "shard_size": shard_size, "digest": hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]}
 
 
 def load_settings(out: Path) -> Settings:
@@ -499,7 +499,7 @@ def preprocess(
     return run(src, out, Settings(height, width, bits, format, fit, window), workers, part, split, timeout, shard_size,
                progress)
 
-# %% ../nbs/06_preprocess.ipynb #22b1cc53
+# %% ../nbs/06_preprocess.ipynb #0c52eb90
 def _parse_part(part: str) -> tuple[int, int]:
     try: k, n = (int(x) for x in part.split("/"))
     except ValueError as e: raise ValueError(f"part {part!r}: expected K/N, e.g. 2/3") from e
@@ -521,7 +521,7 @@ def run(src: Path, out: Path, settings: Settings, workers: int | None = None, pa
     inputs = list_images(src, split)
     with _while_there_is_room(out), _owned(out):
         (out / "shards").mkdir(exist_ok=True)
-        _agree_on_settings(out, describe(settings, shard_size))
+        _agree_on_settings(out, describe(settings, split, shard_size))
         table = src / detect(src).train_table
         if table.exists():
             with whole(out / table.name) as f: f.write(table.read_bytes())
