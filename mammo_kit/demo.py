@@ -57,7 +57,7 @@ def prediction_sheet(
                           tuple((x / 4, y / 4, r / 4) for x, y, r in found[["x", "y", "radius"]].to_numpy())))
     save_png(picture, contact_sheet(tiles))
 
-# %% ../nbs/17_demo.ipynb #3474a45c
+# %% ../nbs/17_demo.ipynb #779b60e8
 @dataclass(frozen=True)
 class Demo:
     "What the demo came to."
@@ -80,9 +80,10 @@ class Demo:
 
 def demo(
     out: Path,                 # the folder to make; starting again on it goes on
-    patients: int = 48,        # of the training set; the test set has a third as many
-    seed: int = 0,
-    epochs: int = 12,
+    patients: int = 48,        # of the training set
+    test_patients: int = 16,
+    seed: int = 0,             # of the phantoms and of the training
+    epochs: int = 8,
     size: str = "512x256",     # of the preprocessed images, pixels
     workers: int | None = None,  # processes; all usable cores if not given
 ) -> Demo:
@@ -103,7 +104,7 @@ def demo(
     with stage("phantom"):
         if not src.exists():  # it takes its name when it is complete
             shutil.rmtree(unfinished := out / "unfinished", ignore_errors=True)
-            make_competition(unfinished, patients, seed, workers=workers).rename(src)
+            make_competition(unfinished, patients, seed, test_patients, workers=workers).rename(src)
     with stage("preprocess"): images = preprocess(src, out / "images", size, workers=workers)
     with stage("train"): print(train(out / "images", out / "model", Recipe(epochs=epochs, seed=seed)))
     with stage("infer"): print(infer([out / "model"], src, file, workers=workers))

@@ -27,15 +27,15 @@ from .metrics import aggregate, choose_decision, scores
 from .model import MammogramModel, save_model
 from .preprocess import load_settings, usable_cores, whole
 
-# %% ../nbs/12_train.ipynb #6b9dd5f6
+# %% ../nbs/12_train.ipynb #b0fc6b7a
 @dataclass(frozen=True)
 class Recipe:
     "How a model is trained."
     backbone: str = "regnetx_002"  # a timm model name; the default learns from nothing on a CPU
-    pool: str = "avg"              # timm's global_pool: avg, max, avgmax, …
+    pool: str = "max"              # timm's global_pool: avg, max, avgmax, …
     drop: float = 0.0              # dropout before the classifier
     target: str = "cancer"         # column of train.csv, 0 or 1
-    epochs: int = 12               # passes over the training images
+    epochs: int = 8                # passes over the training images
     batch_size: int = 8            # images a step, over all processes together
     learning_rate: float = 2e-3    # at its peak; AdamW
     weight_decay: float = 0.02
