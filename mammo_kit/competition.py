@@ -35,9 +35,10 @@ class Competition:
 MAMMOGRAPHY = Competition("rsna-breast-cancer-detection", "train_images", "test_images")
 FOLDER = Competition("folder")
 
-# %% ../nbs/00_competition.ipynb #452ee953
+# %% ../nbs/00_competition.ipynb #58de1e43
 def detect(src: Path) -> Competition:
     "The competition whose layout the folder `src` has, or `FOLDER`; ValueError if `src` is no folder."
+    src = Path(src)
     if not src.is_dir():
         raise ValueError(f"{src}: expected a folder of DICOM files, found {'a file' if src.exists() else 'nothing'}")
     folders = (MAMMOGRAPHY.train_images, MAMMOGRAPHY.test_images)
@@ -69,10 +70,10 @@ def list_images(
     if not found: raise ValueError(f"{folder}: no files in it")
     return found
 
-# %% ../nbs/00_competition.ipynb #658d56e8
+# %% ../nbs/00_competition.ipynb #54e45c22
 def attached(
     slug: str,                               # short name of a competition, a dataset or a notebook
-    root: Path = Path("/kaggle/input"),  # noqa: B008 a Path cannot change
+    root: Path = Path("/kaggle/input"),
 ) -> Path:
     "The folder where Kaggle has mounted it; ValueError, with what is there, if it is not attached."
     owned = (folder for kind in ("datasets", "notebooks") for folder in root.glob(f"{kind}/*/{slug}"))

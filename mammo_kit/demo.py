@@ -57,7 +57,7 @@ def prediction_sheet(
                           tuple((x / 4, y / 4, r / 4) for x, y, r in found[["x", "y", "radius"]].to_numpy())))
     save_png(picture, contact_sheet(tiles))
 
-# %% ../nbs/17_demo.ipynb #779b60e8
+# %% ../nbs/17_demo.ipynb #8952eee7
 @dataclass(frozen=True)
 class Demo:
     "What the demo came to."
@@ -81,9 +81,9 @@ class Demo:
 def demo(
     out: Path,                 # the folder to make; starting again on it goes on
     patients: int = 48,        # of the training set
-    test_patients: int = 16,
+    test_patients: int = 16,   # of the test set
     seed: int = 0,             # of the phantoms and of the training
-    epochs: int = 8,
+    epochs: int = 8,           # passes over the training images
     size: str = "512x256",     # of the preprocessed images, pixels
     workers: int | None = None,  # processes; all usable cores if not given
 ) -> Demo:
@@ -92,7 +92,8 @@ def demo(
     from mammo_kit.phantom import make_competition
     from mammo_kit.preprocess import preprocess
     from mammo_kit.train import Recipe, train
-    src, file, seconds = out / "competition", out / "submission.csv", {}
+    out, seconds = Path(out), {}
+    src, file = out / "competition", out / "submission.csv"
 
     @contextmanager
     def stage(name):

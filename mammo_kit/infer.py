@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['asked_rows', 'write_submission', 'probabilities', 'Inferred', 'infer']
 
-# %% ../nbs/13_infer.ipynb #6db28058
+# %% ../nbs/13_infer.ipynb #669c464b
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,32 +19,36 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from .competition import Competition, detect, list_images
-from .dataset import ShardImages, images
+from .dataset import ShardImages
 from .metrics import Decision, aggregate
 from .model import load_model
 from .preprocess import Settings, Summary, run, usable_cores, whole
 from .train import precision, predict
 
-# %% ../nbs/13_infer.ipynb #1a1170e9
+# %% ../nbs/13_infer.ipynb #629aa484
 def asked_rows(src: Path) -> pd.DataFrame | None:
-    "`image_id` and the unit (`prediction_id`) of each image that a table asks for; None for a plain folder."
+    "Patient, image and unit (`prediction_id`) of each image that a table asks for; None if there is no table."
     c = detect(src)
-    for table in (c.test_table, c.train_table):
+    only_test = c.test_images and (src / c.test_images).is_dir()
+    for table in (c.test_table,) if only_test else (c.test_table, c.train_table):
         if not (src / table).exists(): continue
         frame = pd.read_csv(src / table, dtype=str, keep_default_na=False)
         missing = [k for k in ("patient_id", "image_id", "laterality") if k not in frame]
         if missing: raise ValueError(f"{src / table}: no column {', '.join(missing)}")
         if c.unit not in frame:
             frame[c.unit] = [c.unit_of(p, side) for p, side in zip(frame["patient_id"], frame["laterality"])]
-        return frame[["image_id", c.unit]]
+        return frame[["patient_id", "image_id", c.unit]].drop_duplicates()
     return None
 
 
 def _units(manifest: pd.DataFrame, asked: pd.DataFrame | None, c: Competition) -> pd.DataFrame:
-    "The manifest's images with their unit; those that no table asks for are left out."
-    if asked is not None: return manifest.merge(asked, on="image_id", how="inner")
-    sides = zip(manifest["patient_id"], manifest["laterality"])
-    return manifest.assign(**{c.unit: [c.unit_of(p, side) for p, side in sides]})
+    "The manifest's images with their unit. With a table: those that it asks for, and the missing ones as failed."
+    if asked is not None:
+        found = asked.merge(manifest, on=["patient_id", "image_id"], how="left")
+        absent = {"path": "", "status": "failed", "reason": "a table names this image, but there is no such file"}
+        return found.fillna(absent)
+    rows = zip(manifest["patient_id"], manifest["image_id"], manifest["laterality"])
+    return manifest.assign(**{c.unit: [c.unit_of(patient or image, side) for patient, image, side in rows]})
 
 # %% ../nbs/13_infer.ipynb #e3e83956
 def write_submission(
@@ -58,7 +62,7 @@ def write_submission(
         raise ValueError(f"{file}: {len(bad)} numbers are not in [0, 1], first {bad.iloc[0]} for {bad.index[0]}")
     with whole(file) as f: f.write(values.rename_axis(c.unit).rename(c.target).to_csv().encode())
 
-# %% ../nbs/13_infer.ipynb #a5bd77d8
+# %% ../nbs/13_infer.ipynb #f3d7f591
 def probabilities(
     out: Path,                   # preprocessed images
     frame: pd.DataFrame,         # of `images`
@@ -90,7 +94,8 @@ class Inferred:
     def __str__(self):
         counts = ", ".join(f"{n} {status}" for status, n in self.images.counts.items() if n)
         text = f"{self.rows} rows in {self.file}; images: {counts}"
-        return text + (f"; {self.priors} rows have no readable image and hold the prior" if self.priors else "")
+        if self.exit_status: text += f"; the reasons are in {self.file.with_suffix('.manifest.csv')}"
+        return text + (f"; rows without a readable image, which hold the prior: {self.priors}" if self.priors else "")
 
 
 def infer(
@@ -99,39 +104,44 @@ def infer(
     file: Path,                   # the submission to write
     decision: Literal["threshold", "none", "quantile"] = "threshold",  # 0 or 1; probability; 0 or 1 by prevalence
     workers: int | None = None,   # processes; all usable cores if not given
-    batch_size: int = 16,
+    batch_size: int = 16,         # images at a time
     progress: bool = True,        # show a bar
 ) -> Inferred:
     "Write a submission with a row for every breast of the test set, from raw DICOM files."
     if not models: raise ValueError("no model: expected at least one folder of `mammo-kit train`, or a model file")
+    src, file = Path(src), Path(file)
     c, asked = detect(src), asked_rows(src)
-    paths = list_images(src, "test")
-    rows = asked[c.unit].unique() if asked is not None else sorted({c.unit_of(c.identify(p)[0], "") for p in paths})
+    if asked is not None: rows = asked[c.unit].unique()
+    else: rows = sorted({patient or image for patient, image in map(c.identify, list_images(src, "test"))})
     file.parent.mkdir(parents=True, exist_ok=True)
     write_submission(file, pd.Series(c.prior, rows), c)
 
     loaded = [load_model(Path(m)) for m in models]
+    decide = _decision([record for _, record in loaded], decision)
     kinds = {}  # the models by the settings of their images
     for network, record in loaded: kinds.setdefault(Settings(**record["settings"]), []).append(network)
     found = []
     for settings, networks in kinds.items():
         with tempfile.TemporaryDirectory(dir=file.parent, prefix=".images_") as out:
-            summary = run(src, Path(out), settings, workers, split="test", progress=progress)
-            manifest = pd.read_csv(Path(out) / "manifest.csv", dtype=str, keep_default_na=False)
-            if summary.counts["ok"]:
-                frame = images(out, labels=False)
-                for p in probabilities(Path(out), frame, networks, batch_size, workers):
-                    found.append(_units(frame.assign(probability=p), asked, c))
-    if asked is None: rows = sorted(_units(manifest, None, c)[c.unit].unique())
+            run(src, Path(out), settings, workers, split="test", progress=progress)
+            manifest = _units(pd.read_csv(Path(out) / "manifest.csv", dtype=str, keep_default_na=False), asked, c)
+            ok = manifest[manifest["status"] == "ok"].astype(dict.fromkeys(("shard", "offset", "length"), int))
+            if len(ok): found += [ok.assign(probability=p)
+                                  for p in probabilities(Path(out), ok, networks, batch_size, workers)]
+    if asked is None: rows = sorted(manifest[c.unit].unique())
 
     decided = pd.Series(c.prior, rows)
     everything = pd.concat(found) if found else pd.DataFrame(columns=[c.unit, "probability"])
     everything = everything[np.isfinite(everything["probability"].astype(float))]
     read = aggregate(everything, c.unit).reindex(rows).dropna() if len(everything) else pd.Series(dtype=float)
-    if len(read): decided[read.index] = _decision([r for _, r in loaded], decision).apply(read)
+    if len(read): decided[read.index] = decide.apply(read)
     write_submission(file, decided, c)
     with whole(file.with_suffix(".probabilities.csv")) as f:
         f.write(read.reindex(rows).rename_axis(c.unit).rename("probability").to_csv().encode())
+    told = manifest[["path", "patient_id", "image_id", c.unit, "status", "reason", "flags"]]
+    with whole(file.with_suffix(".manifest.csv")) as f: f.write(told.to_csv(index=False).encode())
+    counts = manifest["status"].value_counts()
+    summary = Summary(file.parent, {s: int(counts.get(s, 0)) for s in ("ok", "excluded", "failed", "unprocessed")})
     return Inferred(file, len(rows), len(rows) - len(read), summary)
 
 

@@ -41,7 +41,7 @@ class MammogramModel(nn.Module):
         "(B, 1, H, W) grey values in [0, 1] → (B,) logits."
         return self.backbone((x - self.mean) / self.std).squeeze(1)
 
-# %% ../nbs/10_model.ipynb #4278a8e2
+# %% ../nbs/10_model.ipynb #7c3988a5
 def save_model(
     file: Path,
     model: MammogramModel,
@@ -60,11 +60,15 @@ def load_model(
     if not file.exists(): raise ValueError(f"{file} is missing: expected what `mammo-kit train` made")
     try:
         with safe_open(file, "pt") as f:
-            record = json.loads((f.metadata() or {}).get("mammo_kit", "null"))
+            record = (f.metadata() or {}).get("mammo_kit")
             weights = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 this is no dictionary
     except (SafetensorError, OSError) as e:
         raise ValueError(f"{file}: no whole safetensors file ({e})") from e
     if record is None: raise ValueError(f"{file} holds weights, but not of mammo_kit: its header has no record")
-    model = MammogramModel(record["recipe"]["backbone"], record["recipe"]["pool"])
-    model.load_state_dict(weights)
+    try:
+        record = json.loads(record)
+        model = MammogramModel(record["recipe"]["backbone"], record["recipe"]["pool"])
+        model.load_state_dict(weights)
+    except (ValueError, KeyError, TypeError, RuntimeError) as e:
+        raise ValueError(f"{file} is damaged, or of another version: {str(e).splitlines()[0]}") from e
     return model.eval(), record

@@ -391,7 +391,7 @@ def make_shard(
     _write_csv(tar_file.with_suffix(".csv"), COLUMNS, rows)
     return rows
 
-# %% ../nbs/06_preprocess.ipynb #5e60eb72
+# %% ../nbs/06_preprocess.ipynb #d5de4997
 class Stopped(RuntimeError): "A run that ended early through no fault of its input: no disk, no time, no remote side."
 
 
@@ -422,7 +422,8 @@ def describe(settings: Settings, split: str, shard_size: int) -> dict:
         try: versions[package] = version(package)
         except PackageNotFoundError: versions[package] = None
     what = {**asdict(settings), "versions": versions}
-    return {**what, "split": split, "shard_size": shard_size, "digest": hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]}
+    digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+    return {**what, "split": split, "shard_size": shard_size, "digest": digest}
 
 
 def load_settings(out: Path) -> Settings:
@@ -446,7 +447,7 @@ def _agree_on_settings(out: Path, wanted: dict):
         return
     with whole(file) as f: f.write(json.dumps(wanted, indent=1).encode())
 
-# %% ../nbs/06_preprocess.ipynb #6ebf5163
+# %% ../nbs/06_preprocess.ipynb #ffc3269f
 @dataclass(frozen=True)
 class Summary:
     "How a run over many images ended."
@@ -484,12 +485,12 @@ def preprocess(
     out: Path,                    # the folder to make; starting again on it does what is missing
     size: str = "1024x512",       # HEIGHTxWIDTH of the images, pixels
     bits: int = 8,                # 8 or 16 bits a pixel
-    format: Literal["png", "jpeg"] = "png",
+    format: Literal["png", "jpeg"] = "png",  # lossless, or JPEG of quality 95
     fit: Literal["pad", "stretch"] = "pad",  # keep the aspect ratio and pad with background, or fill the frame
     window: Literal["first", "widest"] = "first",  # which of a file's windows, where it has several
     workers: int | None = None,   # processes; all usable cores if not given
     part: str = "1/1",            # k/n: do the k-th of n parts, to share the work among machines
-    split: Literal["train", "test"] = "train",
+    split: Literal["train", "test"] = "train",  # which of a competition's images
     timeout: float = 60,          # seconds for one file
     shard_size: int = 256,        # images in one tar file
     progress: bool = True,        # show a bar
@@ -499,7 +500,7 @@ def preprocess(
     return run(src, out, Settings(height, width, bits, format, fit, window), workers, part, split, timeout, shard_size,
                progress)
 
-# %% ../nbs/06_preprocess.ipynb #0c52eb90
+# %% ../nbs/06_preprocess.ipynb #2851c14c
 def _parse_part(part: str) -> tuple[int, int]:
     try: k, n = (int(x) for x in part.split("/"))
     except ValueError as e: raise ValueError(f"part {part!r}: expected K/N, e.g. 2/3") from e
@@ -510,7 +511,8 @@ def _parse_part(part: str) -> tuple[int, int]:
 def run(src: Path, out: Path, settings: Settings, workers: int | None = None, part: str = "1/1", split: str = "train",
         timeout: float = 60, shard_size: int = 256, progress: bool = True) -> Summary:
     "As `preprocess`, with its settings in one record."
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
+    src, out = Path(src), Path(out)
     k, n = _parse_part(part)
     if workers is not None and workers < 1: raise ValueError(f"workers {workers}: expected at least 1")
     if shard_size < 1: raise ValueError(f"shard_size {shard_size}: expected at least 1 image")

@@ -15,7 +15,7 @@ import numpy as np
 from .breast import Box
 from .preprocess import whole
 
-# %% ../nbs/14_report.ipynb #e41f6d4b
+# %% ../nbs/14_report.ipynb #a893c656
 @dataclass(frozen=True, eq=False)
 class Tile:
     "One image of a contact sheet."
@@ -41,7 +41,8 @@ def _draw(tile: Tile, height: int, width: int, lines: int) -> np.ndarray:
         cv2.rectangle(small, *corners, _YELLOW, 1)
     for x, y, r in tile.circles: cv2.circle(small, (round(x * scale), round(y * scale)), round(r * scale) + 3, _RED, 1)
     canvas = np.full((height + _LINE * lines, width, 3), 24, np.uint8)
-    canvas[:small.shape[0], :small.shape[1]] = small
+    top, left = (height - small.shape[0]) // 2, (width - small.shape[1]) // 2
+    canvas[top:top + small.shape[0], left:left + small.shape[1]] = small
     for i, text in enumerate(tile.caption.split("\n")[:lines]):
         cv2.putText(canvas, text, (2, height + _LINE * i + 11), cv2.FONT_HERSHEY_SIMPLEX, .36, _WHITE, 1, cv2.LINE_AA)
     return canvas

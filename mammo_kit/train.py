@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = ['Recipe', 'split', 'grey_statistics', 'precision', 'predict', 'by_breast', 'Trained', 'train']
 
-# %% ../nbs/12_train.ipynb #534672fd
+# %% ../nbs/12_train.ipynb #a37e8fbf
 import hashlib
 import math
+import pickle
+import zipfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -27,33 +29,36 @@ from .metrics import aggregate, choose_decision, scores
 from .model import MammogramModel, save_model
 from .preprocess import load_settings, usable_cores, whole
 
-# %% ../nbs/12_train.ipynb #b0fc6b7a
+# %% ../nbs/12_train.ipynb #f5adb9cc
 @dataclass(frozen=True)
 class Recipe:
     "How a model is trained."
-    backbone: str = "regnetx_002"  # a timm model name; the default learns from nothing on a CPU
+    backbone: str = "regnetx_002"  # a timm model name; the default is small enough to learn from scratch on a CPU
     pool: str = "max"              # timm's global_pool: avg, max, avgmax, …
     drop: float = 0.0              # dropout before the classifier
     target: str = "cancer"         # column of train.csv, 0 or 1
     epochs: int = 8                # passes over the training images
     batch_size: int = 8            # images a step, over all processes together
     learning_rate: float = 2e-3    # at its peak; AdamW
-    weight_decay: float = 0.02
+    weight_decay: float = 0.02     # of AdamW
     warmup: float = 0.2            # share of all steps in which the learning rate rises; it falls by a cosine after
     positive_weight: float = 3.0   # how many negatives a positive counts for in the loss
     clip: float = 5.0              # largest norm of the gradient
     augment: bool = True           # flip, move and vary the images
-    n_folds: int = 5
+    n_folds: int = 5               # parts that the patients are divided into
     fold: int = 0                  # the fold that is held out for evaluation, 0 to n_folds − 1
-    seed: int = 0
+    seed: int = 0                  # of the folds, the first weights, the order and the augmentation
 
     def __post_init__(self):
         if not 0 <= self.fold < self.n_folds:
             raise ValueError(f"fold {self.fold}: expected 0 to {self.n_folds - 1} of {self.n_folds} folds")
         for name in ("epochs", "batch_size", "learning_rate", "positive_weight", "clip"):
             if not getattr(self, name) > 0: raise ValueError(f"{name} {getattr(self, name)}: expected more than 0")
+        for name in ("drop", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: expected a share from 0 to less than 1")
 
-# %% ../nbs/12_train.ipynb #d04a213a
+# %% ../nbs/12_train.ipynb #a542a44a
 def split(
     frame: pd.DataFrame,  # of `images`
     recipe: Recipe,
@@ -65,6 +70,11 @@ def split(
     train, valid = frame[~held_out], frame[held_out]
     if len(train) < recipe.batch_size:
         raise ValueError(f"{len(train)} training images: choose a batch_size below {recipe.batch_size}")
+    for name, rows in (("training", train), ("held-out", valid)):
+        labels = rows.groupby("breast_id")[recipe.target].max()
+        if labels.nunique() < 2:
+            raise ValueError(f"{recipe.target} is {labels.iloc[0]} for all {len(labels)} {name} breasts: expected both "
+                             "0 and 1; more patients, fewer folds or another seed may help")
     return train, valid
 
 
@@ -111,7 +121,7 @@ def by_breast(
     return pd.DataFrame({target: aggregate(frame, "breast_id", target, "max"),
                          "probability": aggregate(frame, "breast_id")})
 
-# %% ../nbs/12_train.ipynb #f4d578f3
+# %% ../nbs/12_train.ipynb #78af0f79
 def _save_state(file: Path, state: dict):
     with whole(file) as f: torch.save(state, f)
 
@@ -119,10 +129,17 @@ def _save_state(file: Path, state: dict):
 def _load_state(file: Path, recipe: Recipe, digest: str) -> dict | None:
     "What an earlier run left, or None; ValueError if it had another recipe or other images."
     if not file.exists(): return None
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    differ = [f"{f.name} {state['recipe'].get(f.name)} there, {getattr(recipe, f.name)} now" for f in fields(Recipe)
-              if state["recipe"].get(f.name) != getattr(recipe, f.name)]
-    if state["images"] != digest: differ.append("other images")
+    try:
+        with zipfile.ZipFile(file) as parts: damaged = parts.testzip()  # torch does not look at the checksums
+        if damaged: raise ValueError(damaged)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        theirs, images = dict(state["recipe"]), state["images"]
+    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, EOFError, OSError,
+            zipfile.BadZipFile, pickle.UnpicklingError) as e:  # what they come upon in a damaged or foreign file
+        raise ValueError(f"{file} is damaged ({type(e).__name__}): delete it to train anew") from e
+    differ = [f"{f.name} {theirs.get(f.name)} there, {getattr(recipe, f.name)} now" for f in fields(Recipe)
+              if theirs.get(f.name) != getattr(recipe, f.name)]
+    if images != digest: differ.append("other images")
     if differ:
         raise ValueError(f"{file.parent} holds a run of another kind: {'; '.join(differ)}. "
                          "Choose another folder, or delete this one to train anew")
@@ -134,7 +151,19 @@ def _images_digest(frame: pd.DataFrame, settings: dict) -> str:
     text = frame[["image_id", "shard", "offset", "length"]].to_csv(index=False) + str(sorted(settings.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-# %% ../nbs/12_train.ipynb #4144d23e
+# %% ../nbs/12_train.ipynb #73c1f1a6
+def _network(recipe: Recipe, shape: tuple[int, int], mean: float, std: float) -> MammogramModel:
+    "A new network; ValueError if it gives no number for an image of this shape."
+    try:
+        network = MammogramModel(recipe.backbone, recipe.pool, mean, std, recipe.drop)
+        with torch.no_grad(): given = network.eval()(torch.zeros(1, 1, *shape))
+    except (AssertionError, TypeError, RuntimeError) as e:
+        raise ValueError(f"backbone {recipe.backbone!r} with pool {recipe.pool!r} cannot take images of "
+                         f"{shape[0]}x{shape[1]}: {e}") from e
+    if given.shape != (1,): raise ValueError(f"pool {recipe.pool!r}: expected one that leaves a number for each image")
+    return network
+
+# %% ../nbs/12_train.ipynb #ca13dd1f
 @dataclass(frozen=True)
 class Trained:
     "What a training run came to."
@@ -151,12 +180,13 @@ class Trained:
 def train(
     out: Path,                    # preprocessed images, of `mammo-kit preprocess`
     model: Path,                  # the folder to make; starting again on it goes on after its last epoch
-    recipe: Recipe = Recipe(),    # noqa: B008 frozen
+    recipe: Recipe = Recipe(),    # what decides what is learnt
     workers: int | None = None,   # processes that decode and augment; the cores of each process less one if not given
     progress: bool = True,        # show a bar, and a line for each epoch
 ) -> Trained:
-    "Train a model on four folds of patients, evaluate it on the fifth, and keep the best and the last epoch's weights."
-    from tqdm.auto import tqdm
+    "Train on all folds of patients but one, evaluate on that one, and keep the best and the last epoch's weights."
+    from tqdm import tqdm
+    out, model = Path(out), Path(model)
 
     # Set up: the process, the images, the network.
     accelerator = Accelerator(mixed_precision=precision(), cpu=not torch.cuda.is_available(), dataloader_config=
@@ -164,13 +194,13 @@ def train(
     n, main = accelerator.num_processes, accelerator.is_main_process
     if recipe.batch_size % n: raise ValueError(f"batch_size {recipe.batch_size} cannot be shared by {n} processes")
     set_seed(recipe.seed)
-    settings, frame = asdict(load_settings(out)), images(out, labels=True)
+    settings, frame = load_settings(out), images(out, labels=True)
     train_rows, valid_rows = split(frame, recipe)
     model.mkdir(parents=True, exist_ok=True)
-    digest = _images_digest(frame, settings)
+    digest = _images_digest(frame, asdict(settings))
     state = _load_state(model / "state.pt", recipe, digest)
 
-    network = MammogramModel(recipe.backbone, recipe.pool, *grey_statistics(out, train_rows), recipe.drop)
+    network = _network(recipe, settings.shape, *grey_statistics(out, train_rows))
     optimizer = timm.optim.create_optimizer_v2(network, "adamw", recipe.learning_rate, recipe.weight_decay)
     loss_of = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(recipe.positive_weight, device=accelerator.device))
     workers = max(0, usable_cores() // n - 1) if workers is None else workers
@@ -181,7 +211,7 @@ def train(
     network, optimizer, loader, valid_loader = accelerator.prepare(network, optimizer, loader, valid_loader)
 
     steps = recipe.epochs * len(loader)
-    warmup = round(recipe.warmup * steps)
+    warmup = min(round(recipe.warmup * steps), steps - 1)
     schedule = timm.scheduler.CosineLRScheduler(optimizer, steps - warmup, t_in_epochs=False, warmup_t=warmup,
                                                 warmup_prefix=True, warmup_lr_init=recipe.learning_rate / 100)
     log, first = [], 0
@@ -207,11 +237,11 @@ def train(
             losses.append(loss.detach())
             bar.update()
         loss = accelerator.reduce(torch.stack(losses).mean(), "mean").item()
-        if not math.isfinite(loss):
-            raise ValueError(f"the loss of epoch {epoch} is {loss}: try a smaller learning_rate or clip")
 
         # Evaluate.
         valid = valid_rows.assign(probability=predict(accelerator, network, valid_loader))
+        if not np.isfinite([loss, *valid["probability"]]).all():
+            raise ValueError(f"epoch {epoch} diverged (loss {loss:.3g}): try a smaller learning_rate or clip")
         breasts = by_breast(valid, recipe.target)
         row = {"epoch": epoch, "loss": loss, **scores(breasts[recipe.target], breasts["probability"])}
         log.append(row)
@@ -222,7 +252,7 @@ def train(
         # Save.
         if not main: continue
         decision = choose_decision(breasts[recipe.target], breasts["probability"])
-        record = {"version": __version__, "recipe": asdict(recipe), "settings": settings,
+        record = {"version": __version__, "recipe": asdict(recipe), "settings": asdict(settings),
                   "decision": asdict(decision), "scores": row}
         bare = accelerator.unwrap_model(network)
         if row["auroc"] >= max(r["auroc"] for r in log):

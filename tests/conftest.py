@@ -1,4 +1,5 @@
-"Where the real files are; a test that needs them skips, saying why, where they are absent."
+"""Where the real files are; a test that needs them skips, saying why, where they are absent. And one small competition,
+its images and a model of them, made once for all tests: copy them before you change them."""
 from pathlib import Path
 
 import pytest
@@ -20,3 +21,37 @@ def real_files(*folders: str) -> list:
     if not files:
         return [pytest.param(None, marks=pytest.mark.skip(reason="../shared/data is absent"))]
     return [pytest.param(f, id=f.name) for f in files]
+
+
+@pytest.fixture(scope="session")
+def competition(tmp_path_factory) -> Path:
+    "Twelve training and four test patients, 4 to 5 images each."
+    from mammo_kit.phantom import make_competition
+    out = tmp_path_factory.mktemp("competition") / "src"
+    return make_competition(out, 12, test_patients=4, cancer_rate=.4, scale=.15, workers=1, progress=False)
+
+
+@pytest.fixture(scope="session")
+def prepared(competition, tmp_path_factory) -> Path:
+    "Its training images, 64x32."
+    from mammo_kit.preprocess import preprocess
+    out = tmp_path_factory.mktemp("prepared") / "out"
+    assert preprocess(competition, out, "64x32", shard_size=16, workers=1, progress=False).exit_status == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def recipe():
+    "A backbone without batch statistics, three passes over the images."
+    from mammo_kit.train import Recipe
+    return Recipe("test_convnext", "avg", epochs=3, n_folds=3)
+
+
+@pytest.fixture(scope="session")
+def trained(prepared, recipe, tmp_path_factory) -> Path:
+    "The folder of a model, made on one thread in one go."
+    import torch
+
+    from mammo_kit.train import train
+    torch.set_num_threads(1)
+    return train(prepared, tmp_path_factory.mktemp("trained") / "model", recipe, workers=0, progress=False).model

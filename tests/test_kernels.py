@@ -29,7 +29,8 @@ def test_the_three_kernels_make_a_submission(tmp_path):
                                    progress=False)
     run_kernel("preprocess", tmp_path, SRC=str(src), OUT=str(tmp_path / "images"), SIZE="64x32")
     run_kernel("train", tmp_path, IMAGES=str(tmp_path / "images"), MODEL=str(tmp_path / "model"), EPOCHS=1)
-    run_kernel("infer", tmp_path, SRC=str(src), MODELS=str(tmp_path / "model"), SUBMISSION=str(tmp_path / "submission.csv"))
+    run_kernel("infer", tmp_path, SRC=str(src), MODELS=str(tmp_path / "model"),
+               SUBMISSION=str(tmp_path / "submission.csv"))
     submission = pd.read_csv(tmp_path / "submission.csv")
     assert submission["prediction_id"].tolist() == list(pd.read_csv(src / "test.csv")["prediction_id"].unique())
     assert submission["cancer"].between(0, 1).all()
