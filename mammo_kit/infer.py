@@ -62,7 +62,7 @@ def write_submission(
         raise ValueError(f"{file}: {len(bad)} numbers are not in [0, 1], first {bad.iloc[0]} for {bad.index[0]}")
     with whole(file) as f: f.write(values.rename_axis(c.unit).rename(c.target).to_csv().encode())
 
-# %% ../nbs/13_infer.ipynb #f3d7f591
+# %% ../nbs/13_infer.ipynb #e6564a90
 def probabilities(
     out: Path,                   # preprocessed images
     frame: pd.DataFrame,         # of `images`
@@ -85,6 +85,7 @@ class Inferred:
     rows: int
     priors: int       # rows of which no image could be read
     images: Summary
+    training: bool    # whether the source had no test set, so that its training images were predicted
 
     @property
     def exit_status(self) -> int:
@@ -93,7 +94,8 @@ class Inferred:
 
     def __str__(self):
         counts = ", ".join(f"{n} {status}" for status, n in self.images.counts.items() if n)
-        text = f"{self.rows} rows in {self.file}; images: {counts}"
+        text = f"{self.rows} rows in {self.file}; {'training ' * self.training}images: {counts}"
+        if self.training: text += "; there is no test set, and a model does well on images that it was trained on"
         if self.exit_status: text += f"; the reasons are in {self.file.with_suffix('.manifest.csv')}"
         return text + (f"; rows without a readable image, which hold the prior: {self.priors}" if self.priors else "")
 
@@ -142,7 +144,8 @@ def infer(
     with whole(file.with_suffix(".manifest.csv")) as f: f.write(told.to_csv(index=False).encode())
     counts = manifest["status"].value_counts()
     summary = Summary(file.parent, {s: int(counts.get(s, 0)) for s in ("ok", "excluded", "failed", "unprocessed")})
-    return Inferred(file, len(rows), len(rows) - len(read), summary)
+    training = bool(c.test_images) and not (src / c.test_images).is_dir() and not (src / c.test_table).exists()
+    return Inferred(file, len(rows), len(rows) - len(read), summary, training)
 
 
 def _decision(records: list[dict], kind: str) -> Decision:
