@@ -81,7 +81,7 @@ class Image:
     header: Header
     flags: tuple[str, ...] = ()   # what was odd but could be mended while reading, e.g. 'exceeds_bits_stored'
 
-# %% ../nbs/01_dicom.ipynb #c1733545
+# %% ../nbs/01_dicom.ipynb #bad8c99e
 _NUMBERS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 
 
@@ -90,14 +90,20 @@ def _float(text: str) -> float:
     except ValueError: return float("nan")
 
 
+def _integer(text: str) -> int:
+    number = _float(text)
+    if number.is_integer() and abs(number) < 2**31: return int(number)
+    raise ValueError(f"{text!r}, expected an integer")
+
+
 def _values(raw: bytes, vr: str, endian: str = "<") -> list:
-    "The values in an element's raw bytes; a decimal string that is no number is NaN."
+    "The values in an element's raw bytes; what should be a number and is none: NaN if DS, ValueError if IS."
     if vr in _NUMBERS:
         size = struct.calcsize(_NUMBERS[vr])
         return list(struct.unpack(f"{endian}{len(raw) // size}{_NUMBERS[vr]}", raw[:len(raw) // size * size]))
     texts = [t.strip(" \0") for t in raw.decode("latin-1").split("\\")]
     if vr == "DS": return [_float(t) for t in texts if t]
-    if vr == "IS": return [int(f) for t in texts if (f := _float(t)) == f and abs(f) < 2**31]
+    if vr == "IS": return [_integer(t) for t in texts if t]
     return [t for t in texts if t]
 
 
@@ -110,14 +116,15 @@ def _lut(descriptor: bytes, data: bytes, signed: bool, endian: str) -> Lut | Non
     else: values = np.frombuffer(data, endian + "u2", count=min(n, len(data) // 2))
     return Lut(first, bits, values.astype(np.uint16)) if len(values) == n else None
 
-# %% ../nbs/01_dicom.ipynb #5049878d
+# %% ../nbs/01_dicom.ipynb #954e516c
 def _build(raw, items, endian: str = "<") -> Header:
     "The header from `raw(keyword) -> bytes | None` and `items(keyword)`: LUT Descriptor, VR, LUT Data of each item."
     values = {}
     for f in fields(Header):
         keyword, vr = f.metadata["keyword"], f.metadata["vr"]
         if vr == "SQ": continue
-        found = _values(raw(keyword) or b"", vr, endian)
+        try: found = _values(raw(keyword) or b"", vr, endian)
+        except ValueError as e: raise ValueError(f"{keyword} is {e}") from e
         values[f.name] = tuple(found) if f.default == () else found[0] if found else None
     signed = values["pixel_representation"] == 1
     for f in fields(Header):

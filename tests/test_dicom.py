@@ -136,6 +136,17 @@ def test_text_in_a_number_is_nan(encoded):
     assert np.isnan(center)
 
 
+@pytest.mark.parametrize("frames", [b"1A", b".5", b"x "])
+def test_a_number_of_frames_that_is_none_is_refused(encoded, frames):
+    ds = pydicom.dcmread(io.BytesIO(encoded[phantom.UNCOMPRESSED]))
+    ds.NumberOfFrames = 11
+    buffer = io.BytesIO()
+    ds.save_as(buffer)
+    at = buffer.getvalue().find(b"\x28\x00\x08\x00IS\x02\x00") + 8
+    with pytest.raises(ValueError, match="scan.dcm: NumberOfFrames is .* expected an integer"):
+        read_bytes(buffer.getvalue()[:at] + frames.ljust(2)[:2] + buffer.getvalue()[at + 2:], "scan.dcm")
+
+
 def test_the_interpreter_exits():
     "dicomsdl's logger, left in place, would hang it."
     code = "from mammo_kit import dicom; dicom._sdl_open(b'\\0' * 200)"
