@@ -25,7 +25,8 @@ def line(name: str, frame: pd.DataFrame) -> str:
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="a folder for the three demos; starting again goes on")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    # Not 0: the default recipe was chosen by looking at test breasts of that seed.
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--test-patients", type=int, default=40, help="two breasts each")
     args = parser.parse_args()
     seconds, frames = [], []

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'usage', 'main']
 
-# %% ../nbs/18_cli.ipynb #ff9c3fdd
+# %% ../nbs/18_cli.ipynb #38ef957f
+import errno
 import importlib
 import os
 import sys
@@ -31,7 +32,7 @@ def usage() -> str:
         "Exit status: 0 all done; 1 done, but some inputs failed (named in the manifest);",
         "2 wrong use; 3 stopped early (disk, time, remote side); 130 interrupted."])
 
-# %% ../nbs/18_cli.ipynb #9facafb4
+# %% ../nbs/18_cli.ipynb #7b52010a
 _WRONG_PATH = FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError
 
 
@@ -53,7 +54,10 @@ def main(args: list[str] | None = None) -> int:
         function = getattr(importlib.import_module(f"mammo_kit.{COMMANDS[name][0]}"), name)
         try: result = _parse_and_call(function, f"mammo-kit {name}", rest)
         except (ValueError, *_WRONG_PATH) as e: return _say(e, 2)
-        except (Stopped, OSError) as e: return _say(e, 3)
+        except OSError as e:
+            full = e.errno in (errno.ENOSPC, errno.EDQUOT)
+            return _say("the disk is full: make room and start again" if full else e, 3)
+        except Stopped as e: return _say(e, 3)
     except KeyboardInterrupt:
         goes_on = name in ("demo", "preprocess", "train")
         return _say("interrupted" + "; the same command goes on from here" * goes_on, 130)

@@ -55,3 +55,13 @@ def trained(prepared, recipe, tmp_path_factory) -> Path:
     from mammo_kit.train import train
     torch.set_num_threads(1)
     return train(prepared, tmp_path_factory.mktemp("trained") / "model", recipe, workers=0, progress=False).model
+
+
+@pytest.fixture
+def one_thread():
+    "Sums come out the same to the last bit only for one number of threads."
+    import torch
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from mammo_kit import infer as module
 from mammo_kit.competition import MAMMOGRAPHY
@@ -20,16 +19,9 @@ from mammo_kit.model import load_model, save_model
 from mammo_kit.preprocess import preprocess
 from mammo_kit.train import train
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PRIOR = 492 / 23826  # positive among all breasts of RSNA 2022
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
 
 @pytest.fixture
 def src(competition, tmp_path):

@@ -19,6 +19,8 @@ from mammo_kit.train import Recipe, predict, split, train
 
 # `mammo-kit train` on one thread, which a signal can hit in the middle of a step; each process notes how many there
 # are.
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SCRIPT = '''
 import os, signal, sys
 from pathlib import Path
@@ -39,16 +41,6 @@ def clip(accelerator, *args):
 train.Accelerator.clip_grad_norm_ = clip
 if __name__ == "__main__": sys.exit(cli.main(sys.argv[1:]))
 '''
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    "Sums come out the same to the last bit only for one number of threads."
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
 
 @pytest.fixture
 def start(prepared, tmp_path):
