@@ -14,7 +14,7 @@ import numpy as np
 # %% auto #0
 __all__ = ['Box', 'Breast', 'find_breast', 'orient']
 
-# %% ../nbs/04_breast.ipynb #1768316f
+# %% ../nbs/04_breast.ipynb #d6841e24
 @dataclass(frozen=True)
 class Box:
     "A rectangle of pixels: rows `top` to `bottom` - 1, columns `left` to `right` - 1."
@@ -43,6 +43,15 @@ class Box:
         (h, w), (height, width) = old, new
         return Box(self.top * height // h, self.left * width // w,
                    -(-self.bottom * height // h), -(-self.right * width // w))
+
+    def aligned(
+        self,
+        step: int,               # pixels
+        shape: tuple[int, int],  # (H, W) of the image that this box is of
+    ) -> Box:
+        "The smallest box around this one whose edges are multiples of `step`, as far as the image goes."
+        bottom, right = (min(-(-end // step), n // step) * step for end, n in zip((self.bottom, self.right), shape))
+        return Box(self.top // step * step, self.left // step * step, bottom, right)
 
 # %% ../nbs/04_breast.ipynb #44b85ba4
 @dataclass(frozen=True, eq=False)
@@ -192,19 +201,19 @@ def _chest_wall(mask):
     quarter = max(1, len(columns) // 4)
     return 'left' if columns[:quarter].sum() >= columns[-quarter:].sum() else 'right'
 
-# %% ../nbs/04_breast.ipynb #d1bffa18
+# %% ../nbs/04_breast.ipynb #c2566e0d
 _SMALLEST = .015  # share of the image; what is smaller is no breast
 
 
 def find_breast(
-    image: np.ndarray,                            # (H, W) uint8 or uint16 grey values after windowing, breast bright
+    image: np.ndarray,                            # (H, W) grey, breast bright: uint8, uint16, or float32 up to 255
     laterality: Literal['L', 'R'] | None = None,  # tells the side of the chest wall, only where the picture does not
 ) -> Breast:
     "The breast in a mammogram; where there is none, the whole image with the flag 'no_breast_found'."
     array = isinstance(image, np.ndarray)
-    if not (array and image.ndim == 2 and image.size and image.dtype in (np.uint8, np.uint16)):
+    if not (array and image.ndim == 2 and image.size and image.dtype in (np.uint8, np.uint16, np.float32)):
         what = f'{image.dtype} of shape {image.shape}' if array else type(image).__name__
-        raise ValueError(f'find_breast expects an (H, W) array of uint8 or uint16 grey values, not {what}; '
+        raise ValueError(f'find_breast expects an (H, W) array of uint8, uint16 or float32 grey values, not {what}; '
                          'mammo_kit.windowing.display makes one')
     small = _small_copy(image)
     inner, outer = _without_borders(small)

@@ -13,10 +13,11 @@ import sys
 
 from . import __version__
 
-# %% ../nbs/18_cli.ipynb #96c2b88c
+# %% ../nbs/18_cli.ipynb #03e1f492
 COMMANDS = {  # name: (module, what it does)
     "demo": ("demo", "The whole chain on phantoms whose truth is known, in a few minutes"),
     "phantom": ("phantom", "Make a synthetic mammography competition"),
+    "profile": ("machine", "What this machine is, and which settings and readers are fastest on it"),
     "preprocess": ("preprocess", "DICOM files to training images and a manifest"),
     "train": ("train", "Training images to a model"),
     "infer": ("infer", "Models and raw DICOM files to a submission"),

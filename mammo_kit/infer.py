@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['asked_rows', 'write_submission', 'probabilities', 'Inferred', 'infer']
 
-# %% ../nbs/13_infer.ipynb #669c464b
+# %% ../nbs/13_infer.ipynb #f0d037bb
+import io
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,21 +19,22 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
-from .competition import Competition, detect, list_images
+from .competition import Competition, Source, open_source
 from .dataset import ShardImages
 from .metrics import Decision, aggregate
 from .model import load_model
-from .preprocess import Settings, Summary, run, usable_cores, whole
+from .pool import usable_cores
+from .preprocess import Settings, Summary, run, whole
 from .train import precision, predict
 
-# %% ../nbs/13_infer.ipynb #629aa484
-def asked_rows(src: Path) -> pd.DataFrame | None:
+# %% ../nbs/13_infer.ipynb #f1c4e384
+def asked_rows(source: Source) -> pd.DataFrame | None:
     "Patient, image and unit (`prediction_id`) of each image that a table asks for; None if there is no table."
-    c = detect(src)
-    only_test = c.test_images and (src / c.test_images).is_dir()
+    c, src = source.competition, source.path
+    only_test = c.test_images and source.has(c.test_images)
     for table in (c.test_table,) if only_test else (c.test_table, c.train_table):
-        if not (src / table).exists(): continue
-        frame = pd.read_csv(src / table, dtype=str, keep_default_na=False)
+        if not source.has(table): continue
+        frame = pd.read_csv(io.BytesIO(source.read(table)), dtype=str, keep_default_na=False)
         missing = [k for k in ("patient_id", "image_id", "laterality") if k not in frame]
         if missing: raise ValueError(f"{src / table}: no column {', '.join(missing)}")
         if c.unit not in frame:
@@ -62,7 +64,7 @@ def write_submission(
         raise ValueError(f"{file}: {len(bad)} numbers are not in [0, 1], first {bad.iloc[0]} for {bad.index[0]}")
     with whole(file) as f: f.write(values.rename_axis(c.unit).rename(c.target).to_csv().encode())
 
-# %% ../nbs/13_infer.ipynb #e6564a90
+# %% ../nbs/13_infer.ipynb #c3419de3
 def probabilities(
     out: Path,                   # preprocessed images
     frame: pd.DataFrame,         # of `images`
@@ -102,7 +104,7 @@ class Inferred:
 
 def infer(
     models: list[Path],           # folders of `mammo-kit train`, or model files; several are averaged
-    src: Path,                    # the competition's folder (its test images), or any folder of DICOM files
+    src: Path,                    # the competition's folder or zip file (its test images), or any folder of DICOM files
     file: Path,                   # the submission to write
     decision: Literal["threshold", "none", "quantile"] = "threshold",  # 0 or 1; probability; 0 or 1 by prevalence
     workers: int | None = None,   # processes; all usable cores if not given
@@ -112,9 +114,10 @@ def infer(
     "Write a submission with a row for every breast of the test set, from raw DICOM files."
     if not models: raise ValueError("no model: expected at least one folder of `mammo-kit train`, or a model file")
     src, file = Path(src), Path(file)
-    c, asked = detect(src), asked_rows(src)
+    source = open_source(src)
+    c, asked = source.competition, asked_rows(source)
     if asked is not None: rows = asked[c.unit].unique()
-    else: rows = sorted({patient or image for patient, image in map(c.identify, list_images(src, "test"))})
+    else: rows = sorted({patient or image for patient, image in map(c.identify, source.images("test"))})
     file.parent.mkdir(parents=True, exist_ok=True)
     write_submission(file, pd.Series(c.prior, rows), c)
 
@@ -144,7 +147,7 @@ def infer(
     with whole(file.with_suffix(".manifest.csv")) as f: f.write(told.to_csv(index=False).encode())
     counts = manifest["status"].value_counts()
     summary = Summary(file.parent, {s: int(counts.get(s, 0)) for s in ("ok", "excluded", "failed", "unprocessed")})
-    training = bool(c.test_images) and not (src / c.test_images).is_dir() and not (src / c.test_table).exists()
+    training = bool(c.test_images) and not source.has(c.test_images) and not source.has(c.test_table)
     return Inferred(file, len(rows), len(rows) - len(read), summary, training)
 
 

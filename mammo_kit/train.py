@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Recipe', 'split', 'grey_statistics', 'precision', 'predict', 'by_breast', 'Trained', 'train']
 
-# %% ../nbs/12_train.ipynb #a37e8fbf
+# %% ../nbs/12_train.ipynb #9fb6bf32
 import hashlib
 import math
 import pickle
@@ -27,7 +27,8 @@ from . import __version__
 from .dataset import ShardImages, augment, folds, images, read_image
 from .metrics import aggregate, choose_decision, scores
 from .model import MammogramModel, save_model
-from .preprocess import load_settings, usable_cores, whole
+from .pool import usable_cores
+from .preprocess import load_settings, whole
 
 # %% ../nbs/12_train.ipynb #f5adb9cc
 @dataclass(frozen=True)

@@ -72,9 +72,9 @@ def _choose(header: Header, window: int | str) -> Lut | tuple[float, float] | No
                          "expected 'first', 'widest' or an index below that")
     return next(filter(None, items[window:] + items[:window]), None)
 
-# %% ../nbs/02_windowing.ipynb #e1e0e54a
-_EXACT = "where(x > c - w / 2, where(x > c + w / 2, 1, (x - c) / w + 0.5), 0)"  # PS3.3 C.11.2.1.3.2
-_SIGMOID = "1 / (1 + exp(-4 * (x - c) / w))"  # C.11.2.1.3.1
+# %% ../nbs/02_windowing.ipynb #0aea4981
+_EXACT = "where({x} > c - w / 2, where({x} > c + w / 2, 1, ({x} - c) / w + 0.5), 0)"  # PS3.3 C.11.2.1.3.2
+_SIGMOID = "1 / (1 + exp(-4 * ({x} - c) / w))"  # C.11.2.1.3.1
 
 
 def _function(header: Header) -> str:
@@ -83,51 +83,64 @@ def _function(header: Header) -> str:
     return name if name in ("LINEAR", "LINEAR_EXACT", "SIGMOID") else "LINEAR"
 
 
-def _window(x: np.ndarray, center: float, width: float, function: str) -> np.ndarray:
-    "The place of modality values `x` in the window, float64 in [0, 1] (PS3.3 C.11.2.1.2.1 and C.11.2.1.3)."
-    import numexpr
+def _window(center: float, width: float, function: str, x: str = "x") -> tuple[str, dict[str, float]]:
+    """The place of modality values in the window, from 0 to 1 (PS3.3 C.11.2.1.2.1 and C.11.2.1.3): a numexpr formula of
+    `x`, an expression itself, and the values of its other names."""
     if function == "LINEAR" and width >= 1: center, width = center - .5, width - 1
     formula = _SIGMOID if function == "SIGMOID" else _EXACT
-    return numexpr.evaluate(formula, {"x": x, "c": float(center), "w": float(width)}, {})
+    return formula.format(x=x), {"c": float(center), "w": float(width)}
 
-# %% ../nbs/02_windowing.ipynb #5caaa10d
-def _part(stored: np.ndarray, header: Header, window: int | str) -> np.ndarray:
-    "(v - ymin) / (ymax - ymin) after the Modality and VOI transforms, float64; it may leave [0, 1]."
+# %% ../nbs/02_windowing.ipynb #0f55a9f0
+def _part(stored: np.ndarray, header: Header, window: int | str) -> tuple[str, dict]:
+    "(v - ymin) / (ymax - ymin) after the Modality and VOI transforms: a numexpr formula, and the values of its names."
     voi, modality_lut = _choose(header, window), _modality_lut(header)
+    if isinstance(voi, tuple) and not modality_lut:
+        slope, intercept = _rescale(header)
+        x = "x" if (slope, intercept) == (1, 0) else "(x * slope + intercept)"
+        formula, values = _window(*voi, _function(header), x)
+        return formula, values | {"x": stored, "slope": float(slope), "intercept": float(intercept)}
     x = stored.astype(np.float64)
     if voi or modality_lut: x = _modality(x, header)
-    if isinstance(voi, tuple): return _window(x, *voi, _function(header))
-    if lut := voi or modality_lut: return (_look_up(lut, x) if voi else x) / (2**lut.bits - 1)
+    if isinstance(voi, tuple):
+        formula, values = _window(*voi, _function(header))
+        return formula, values | {"x": x}
+    if lut := voi or modality_lut: return "x / most", {"x": _look_up(lut, x) if voi else x, "most": 2.**lut.bits - 1}
     if not header.bits_stored and stored.dtype.kind == "f":
         raise ValueError("floating point pixels without a window (0028,1050) and without Bits Stored (0028,0101) "
                          "have no range to show: give one with `channels`")
     bits = header.bits_stored or 8 * stored.itemsize
-    return (x + (2**(bits - 1) if header.signed else 0)) / (2**bits - 1)
+    return "(x + least) / most", {"x": x, "least": 2.**(bits - 1) if header.signed else 0., "most": 2.**bits - 1}
 
 
 def _grey(stored: np.ndarray, header: Header, bits: int, window: int | str) -> np.ndarray:
-    "Grey values of `stored`, computed in float64; NaN counts as the lowest value."
+    "Grey values of `stored`, computed in float64 in one pass; NaN counts as the lowest value."
     import numexpr
     if bits not in (8, 16): raise ValueError(f"grey values have 8 or 16 bits, not {bits}")
-    part = _part(stored, header, window)
-    grey = numexpr.evaluate("where(p > 0, where(p < 1, p, 1), 0) * top + 0.5", {"p": part, "top": 2.0**bits - 1}, {})
-    grey = grey.astype(f"u{bits // 8}")
+    part, values = _part(stored, header, window)
+    grey = np.empty(stored.shape, f"u{bits // 8}")
+    numexpr.evaluate(f"where({part} > 0, where({part} < 1, {part}, 1), 0) * top + 0.5",
+                     values | {"top": 2.0**bits - 1}, {}, out=grey, casting="unsafe")
     return ~grey if header.photometric_interpretation == "MONOCHROME1" else grey
 
-# %% ../nbs/02_windowing.ipynb #0543d43c
+# %% ../nbs/02_windowing.ipynb #ee46de83
 def lookup_table(
     header: Header,
     dtype: np.dtype,  # of the stored pixels: (u)int8 or (u)int16
     bits: int = 8,    # of a grey value: 8 or 16
     window: int | Literal["first", "widest"] = "first",  # which VOI LUT or window, see `display`
+    most: int | None = None,  # index of the last entry that is needed, the others stay 0; all of them if not given
 ) -> np.ndarray:      # (256,) or (65536,) uint8 or uint16
     "The grey (as of `display`) of every value of `dtype`, at the index that its bits make as an unsigned number."
     dtype = np.dtype(dtype)
     if dtype.kind not in "iu" or dtype.itemsize > 2:
         raise ValueError(f"a look-up table is for integers of 8 or 16 bits, not {dtype}: use `display`")
-    return _grey(np.arange(2**(8 * dtype.itemsize), dtype=f"u{dtype.itemsize}").view(dtype), header, bits, window)
+    values = np.arange(2**(8 * dtype.itemsize), dtype=f"u{dtype.itemsize}").view(dtype)
+    needed = slice(None if most is None else most + 1)
+    table = np.zeros(len(values), f"u{bits // 8}")
+    table[needed] = _grey(values[needed], header, bits, window)
+    return table
 
-# %% ../nbs/02_windowing.ipynb #f753e4ef
+# %% ../nbs/02_windowing.ipynb #794981ba
 @cache
 def _opencv_takes_16_bits() -> bool:
     "Whether `cv2.LUT` takes 16-bit pixels, as it does from OpenCV 5."
@@ -144,7 +157,8 @@ def display(
     then inversion of MONOCHROME1 (C.7.6.3.1.2). An odd header has a defined outcome: see `window_flags`."""
     pixels = image.pixels
     if pixels.dtype.kind not in "iu" or pixels.itemsize > 2: return _grey(pixels, image.header, bits, window)
-    table, index = lookup_table(image.header, pixels.dtype, bits, window), pixels.view(f"u{pixels.itemsize}")
+    index = pixels.view(f"u{pixels.itemsize}")
+    table = lookup_table(image.header, pixels.dtype, bits, window, int(index.max(initial=0)))
     return cv2.LUT(index, table) if pixels.itemsize == 1 or _opencv_takes_16_bits() else np.take(table, index)
 
 # %% ../nbs/02_windowing.ipynb #5fd5b5f5

@@ -91,7 +91,7 @@ def test_main_leaves_the_functions_as_they_are(said):
 
 @pytest.mark.parametrize(("args", "words"), [
     ((), "usage: mammo-kit COMMAND"),
-    (("preproces",), "no command 'preproces'; expected one of demo, phantom, preprocess, train, infer"),
+    (("preproces",), "no command 'preproces'; expected one of demo, phantom, profile, preprocess, train, infer"),
     (("--nonsense",), "no command '--nonsense'"),
     (("preprocess",), "Required options were not provided: SRC, OUT"),
     (("preprocess", "SRC"), "Required options were not provided: OUT"),
@@ -104,8 +104,8 @@ def test_main_leaves_the_functions_as_they_are(said):
     (("preprocess", "SRC", "out", "--workers", "0"), "workers 0: expected at least 1"),
     (("preprocess", "SRC", "FILE"), "File exists"),
     (("preprocess", "SRC", "FILE/out"), "Not a directory"),
-    (("preprocess", "nowhere", "out"), "nowhere: expected a folder of DICOM files, found nothing"),
-    (("preprocess", "FILE", "out"), "expected a folder of DICOM files, found a file"),
+    (("preprocess", "nowhere", "out"), "nowhere: expected a folder of DICOM files or a zip file, found nothing"),
+    (("preprocess", "FILE", "out"), "found a file of another kind"),
     (("preprocess", "EMPTY", "out"), "no files in it"),
     (("phantom", "SRC"), "is there and not an empty folder"),
     (("phantom", "out", "--scale", "9"), "scale 9.0: expected 0.1"),

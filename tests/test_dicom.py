@@ -112,6 +112,40 @@ def test_a_damaged_length_field_never_reaches_the_decoder(encoded, data):
         assert "scan.dcm" in str(e)
 
 
+def damaged(data, rng):
+    "The file with its pixel data damaged in one of eight ways."
+    first = data.rindex(b"\xe0\x7f\x10\x00") + 40
+    at, n = int(rng.integers(first, len(data) - 20)), int(rng.choice([1, 2, 16, 300]))
+    middle, noise = data[at:at + n], rng.bytes(n)
+    return [lambda: data[:at] + bytes([data[at] ^ 1 << rng.integers(8)]) + data[at + 1:],
+            lambda: data[:at] + noise + data[at + n:], lambda: data[:at] + bytes(len(middle)) + data[at + n:],
+            lambda: data[:at] + data[at + n:], lambda: data[:at] + middle + middle + data[at + n:],
+            lambda: data[:at] + noise + data[at:], lambda: data[:at] + data[-10:],
+            lambda: data[:at] + rng.choice([b"\xff\xd9", b"\xff\x90", b"\xff\xc3", b"\xff\x00"]) + data[at + 2:],
+            ][rng.integers(8)]()
+
+
+def with_its_lengths_right(data, original):
+    "What is lost or gained is told by the length of the last fragment, so that only the code stream is wrong."
+    at = original.rindex(b"\xfe\xff\x00\xe0") + 4
+    length = int.from_bytes(original[at:at + 4], "little") + len(data) - len(original)
+    return data[:at] + max(length, 0).to_bytes(4, "little") + data[at + 4:]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("syntax, least", [(phantom.JPEG_LOSSLESS, 75), (phantom.JPEG_2000, 40)])
+def test_damaged_pixel_data_are_refused_or_read_as_pydicom_reads_them(encoded, syntax, least):
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(150):
+        data = with_its_lengths_right(damaged(encoded[syntax], rng), encoded[syntax])
+        try: pixels = read_bytes(data).pixels
+        except ValueError:
+            refused += 1
+            continue
+        np.testing.assert_array_equal(pixels, pydicom.dcmread(io.BytesIO(data)).pixel_array)
+    assert refused > least
+
+
 def test_more_rows_than_pixels_is_refused(encoded):
     for data in encoded.values():
         at = data.find(b"\x28\x00\x10\x00US") + 8
@@ -167,3 +201,18 @@ def test_the_sign_of_a_lut_is_that_of_its_own_vr(tmp_path):
     assert lut.first_mapped == pydicom.dcmread(tmp_path / "lut.dcm").VOILUTSequence[0].LUTDescriptor[1] == -1024
     (lut,) = dicom._pydicom_header(pydicom.dcmread(tmp_path / "lut.dcm")).voi_luts
     assert lut.first_mapped == -1024
+
+
+def test_in_implicit_vr_the_sign_of_a_lut_is_that_of_the_pixels(tmp_path):
+    m = phantom.MACHINES[93]
+    ds = phantom.dicom_dataset(np.zeros((32, 32), np.uint16), m, patient_id=1, image_id=2, laterality="L", view="CC",
+                               pixel_spacing_mm=1)
+    item = pydicom.Dataset()
+    item.add_new("LUTDescriptor", "SS", [4096, -1024, 12])
+    item.add_new("LUTData", "OW", np.arange(4096, dtype="<u2").tobytes())
+    ds.VOILUTSequence, ds.PixelRepresentation = [item], 1
+    ds.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+    ds.save_as(tmp_path / "lut.dcm", implicit_vr=True, enforce_file_format=True)
+    data = (tmp_path / "lut.dcm").read_bytes()
+    for header in (dicom._sdl_header(dicom._sdl_open(data)), dicom._pydicom_header(pydicom.dcmread(io.BytesIO(data)))):
+        assert header.voi_luts[0].first_mapped == -1024

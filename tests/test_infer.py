@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from mammo_kit import infer as module
-from mammo_kit.competition import MAMMOGRAPHY
+from mammo_kit.competition import MAMMOGRAPHY, open_source
 from mammo_kit.infer import asked_rows, infer, write_submission
 from mammo_kit.model import load_model, save_model
 from mammo_kit.preprocess import preprocess
@@ -178,7 +178,7 @@ def test_a_test_table_that_asks_for_nothing_and_one_that_lacks_columns(src, trai
 def test_without_prediction_id_the_row_is_patient_and_side(src):
     table = pd.read_csv(src / "test.csv", dtype=str)
     table.drop(columns="prediction_id").to_csv(src / "test.csv", index=False)
-    assert asked_rows(src)["prediction_id"].tolist() == table["prediction_id"].tolist()
+    assert asked_rows(open_source(src))["prediction_id"].tolist() == table["prediction_id"].tolist()
 
 
 def test_training_data_alone_and_test_images_without_their_table(competition, trained, intact, tmp_path):

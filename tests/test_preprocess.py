@@ -11,19 +11,22 @@ import struct
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 import warnings
+import zipfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pydicom
 import pytest
+from test_cluster import dask, needs_dask
 
 from mammo_kit import phantom
-from mammo_kit.competition import detect
+from mammo_kit.competition import open_source
 from mammo_kit.dicom import read
-from mammo_kit.preprocess import Settings, Stopped, load_settings, parse_size, preprocess, process
+from mammo_kit.preprocess import Input, Settings, Stopped, load_settings, parse_size, preprocess, process
 
 SMALL = {"size": "128x64", "shard_size": 4, "workers": 2, "progress": False}
 
@@ -33,9 +36,9 @@ import json, os, signal, sys, time
 from pathlib import Path
 from mammo_kit import preprocess as p
 
-real, words = p.read_bytes, os.environ.get("SABOTAGE", "").split()
+real, words = p.open_bytes, os.environ.get("SABOTAGE", "").split()
 
-def read_bytes(data, name):
+def open_bytes(data, name):
     time.sleep(float(os.environ.get("SLOW", 0)))
     word = next((w for w in words if w in name), None)
     if word == "once" and not Path(os.environ["MARK"]).exists():
@@ -44,10 +47,11 @@ def read_bytes(data, name):
     if word == "hang": time.sleep(1000)
     if word == "exit": os._exit(3)
     if word == "mistake": raise TypeError("not foreseen")
+    if word == "crash": word = "SEGV"
     if word in ("SEGV", "ABRT", "KILL", "TERM"): os.kill(os.getpid(), getattr(signal, "SIG" + word))
     return real(data, name)
 
-p.read_bytes = read_bytes
+p.open_bytes = open_bytes
 if __name__ == "__main__":
     src, out, options = sys.argv[1:]
     summary = p.preprocess(Path(src), Path(out), **json.loads(options))
@@ -517,6 +521,134 @@ def test_a_folder_without_images_and_a_file_are_refused(tmp_path):
         preprocess(tmp_path / "x.dcm", tmp_path.with_name("out"), **SMALL)
 
 
+# ---- on a cluster
+
+CRASH = """
+import os, signal, sys
+if "-m" not in sys.orig_argv[:2] or "scheduler" not in sys.orig_argv:
+    from mammo_kit import preprocess as p
+    real = p.open_bytes
+
+    def open_bytes(data, name):
+        if "crash" in name: os.kill(os.getpid(), signal.SIGSEGV)
+        return real(data, name)
+
+    p.open_bytes = open_bytes
+"""
+
+
+@needs_dask
+def test_a_cluster_makes_what_one_machine_makes(src, start, tmp_path):
+    "Though one of its workers is lost, and a decoder crashes on another."
+    copy = shutil.copytree(src, tmp_path / "src")
+    shutil.copy(copy / inputs(src)[0], copy / "train_images" / "crash.dcm")
+    options = {"shard_size": 2, "size": "256x128"}
+    finish(start(copy, tmp_path / "here", {"SABOTAGE": "crash"}, **options))
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(CRASH)
+    with dask(tmp_path) as cluster:
+        workers = [cluster.worker(PYTHONPATH=str(tmp_path / "site")) for _ in range(2)]
+        summary, out = [], tmp_path / "there"
+        run = threading.Thread(target=lambda: summary.append(
+            preprocess(copy, out, dask=cluster.address, **SMALL | options)))
+        run.start()
+        wait_for(out / "shards/00001.csv", workers[1])
+        workers[0].kill()
+        run.join(60)
+    expected = {"ok": len(inputs(src)), "excluded": 0, "failed": 1, "unprocessed": 0}
+    assert summary and summary[0].counts == expected
+    (row,) = (r for r in manifest(out) if r["status"] == "failed")
+    assert row["path"].endswith("crash.dcm") and "the decoder crashed (SIGSEGV)" in row["reason"]
+    assert tree(out) == tree(tmp_path / "here")
+
+
+@needs_dask
+def test_a_cluster_that_is_not_there(src, tmp_path):
+    with pytest.raises(ValueError, match="expected the scheduler's address"):
+        preprocess(src, tmp_path / "out", dask="localhost", **SMALL)
+
+
+# ---- from a zip file
+
+
+def zipped(src, file, method=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(file, "w", method) as z:
+        for f in sorted(src.rglob("*")):
+            z.write(f, f.relative_to(src))
+    return file
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_zip_file_makes_what_its_folder_makes(src, undisturbed, tmp_path, method):
+    file = zipped(src, tmp_path / "competition.zip", method)
+    assert preprocess(file, tmp_path / "out", **SMALL).exit_status == 0
+    assert tree(tmp_path / "out") == undisturbed
+    preprocess(file, tmp_path / "test", split="test", **SMALL)
+    preprocess(src, tmp_path / "test_of_folder", split="test", **SMALL)
+    assert tree(tmp_path / "test") == tree(tmp_path / "test_of_folder")
+
+
+def test_a_damaged_entry_of_a_zip_file_is_one_row(src, undisturbed, tmp_path):
+    file = zipped(src, tmp_path / "competition.zip")
+    victims = inputs(src)[2:6]
+    with zipfile.ZipFile(file) as z:
+        entries = [z.getinfo(v) for v in victims]
+    data = bytearray(file.read_bytes())
+    data[entries[0].header_offset] = 0                                  # its local header
+    data[entries[1].header_offset + 30 + len(victims[1]) + 500] ^= 255  # its compressed bytes
+    data[entries[2].header_offset + 6] |= 1                             # called encrypted
+    at = data.index(victims[3].encode(), entries[-1].header_offset + 100)  # in the directory
+    assert data[at - 46:at - 42] == b"PK\1\2"
+    data[at - 46 + 10] = 12                                             # called bzip2
+    file.write_bytes(data)
+    assert preprocess(file, tmp_path / "out", **SMALL).exit_status == 1
+    rows = {r["path"]: (r["status"], r["reason"]) for r in manifest(tmp_path / "out")}
+    for victim, reason in zip(victims, ["damaged there", "damaged there", "encrypted", "method 12"]):
+        assert rows[victim][0] == "failed" and reason in rows[victim][1], rows[victim]
+    assert sum(status == "ok" for status, _ in rows.values()) == len(rows) - 4
+    file.write_bytes(data[:-30])
+    with pytest.raises(ValueError, match="competition.zip: expected .* a zip file that was cut off"):
+        preprocess(file, tmp_path / "cut", **SMALL)
+
+
+def test_a_zip_file_of_plain_images_and_what_a_mac_adds(src, tmp_path):
+    some = sorted((src / "train_images").rglob("*.dcm"))[:3]
+    with zipfile.ZipFile(tmp_path / "scans.zip", "w") as z:
+        for i, f in enumerate(some): z.write(f, f"clinic/{i}.dcm")
+        for name in ("__MACOSX/clinic/._0.dcm", "clinic/.DS_Store", "notes.csv"): z.writestr(name, "not an image")
+    assert preprocess(tmp_path / "scans.zip", tmp_path / "out", **SMALL).exit_status == 0
+    assert [r["path"] for r in manifest(tmp_path / "out")] == ["clinic/0.dcm", "clinic/1.dcm", "clinic/2.dcm"]
+
+
+# ---- many images
+
+
+def test_the_memory_of_a_run_does_not_grow_with_its_images(src, tmp_path):
+    "A thousand rows take the parent no more than what their paths take."
+    folder = tmp_path / "src"
+    folder.mkdir()
+    some = of_syntax(src, ".70").read_bytes()[:3000]  # refused at once
+    for i in range(2000): (folder / f"{i:05d}.dcm").write_bytes(some)
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import resource
+from pathlib import Path
+from mammo_kit.preprocess import preprocess
+if __name__ == "__main__":
+    peak = []
+    for n in (200, 2000):
+        src = Path({str(tmp_path)!r}) / str(n)
+        src.mkdir()
+        for f in sorted(Path({str(folder)!r}).iterdir())[:n]: (src / f.name).symlink_to(f)
+        preprocess(src, Path({str(tmp_path)!r}) / f"out{{n}}", workers=1, progress=False)
+        peak.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(*peak)
+""")
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    before, after = map(int, ran.stdout.split())
+    assert after - before < 4000  # kB, for 1,800 images more
+
+
 # ---- pictures
 
 
@@ -552,7 +684,7 @@ def test_what_trains_is_what_predicts(src, tmp_path):
     for a, b in zip(train, test):
         assert a["path"].replace("train_images", "test_images") == b["path"]
         assert stored(tmp_path / "train", a) == stored(tmp_path / "test", b)
-    _, data = process(copy, test[0]["path"], detect(copy), load_settings(tmp_path / "train"))
+    _, data = process(copy, open_source(copy).competition, load_settings(tmp_path / "train"), Input(test[0]["path"]))
     assert data == stored(tmp_path / "train", train[0])
 
 
