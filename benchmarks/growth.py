@@ -14,7 +14,7 @@ from mammo_kit.phantom import MACHINES, Phantom, write_dicom
 
 
 def make(folder: Path, n: int):
-    "`n` links to one file of 32x32 pixels, a hundred in a folder."
+    "`n` files of 32x32 pixels, a hundred in a folder, all the same."
     first = folder.parent / "tiny.dcm"
     first.parent.mkdir(parents=True)
     y, x = np.mgrid[:32, :32]
@@ -23,8 +23,10 @@ def make(folder: Path, n: int):
     write_dicom(first, picture, MACHINES[93], 1, 2)
     for i in range(n):
         patient = folder / "train_images" / str(i // 100)
-        if i % 100 == 0: patient.mkdir(parents=True)
-        (patient / f"{i}.dcm").hardlink_to(first)
+        if i % 100 == 0:
+            patient.mkdir(parents=True)
+            shutil.copy(first, patient / f"{i}.dcm")
+        else: (patient / f"{i}.dcm").hardlink_to(patient / f"{i - i % 100}.dcm")
 
 
 def one(src: Path, out: Path):

@@ -13,6 +13,7 @@ from pydicom.pixels import apply_voi_lut
 
 from mammo_kit import windowing
 from mammo_kit.dicom import Header, Image
+from mammo_kit.pool import usable_cores
 
 
 def linear_by_numexpr(x, c, w):
@@ -26,6 +27,10 @@ def linear_by_numpy(x, c, w):
     return (np.clip((x - (c - .5)) / (w - 1) + .5, 0, 1) * 255 + .5).astype(np.uint8)
 
 
+def sigmoid_by_numpy(x, c, w):
+    return (255 / (1 + np.exp(-4 * (x - c) / w)) + .5).astype(np.uint8)
+
+
 def linear_by_pydicom(x, ds):
     return (apply_voi_lut(x, ds) * (255 / (2**ds.BitsStored - 1)) + .5).astype(np.uint8)
 
@@ -34,8 +39,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=15)
     args = parser.parse_args()
-    cv2.setNumThreads(1)
-    numexpr.set_num_threads(1)
     c, w = 2000., 3000.
     x = np.random.default_rng(0).integers(0, 4096, (3328, 2560)).astype(np.uint16)
     header = Header(bits_stored=12, bits_allocated=16, window_center=(c,), window_width=(w,),
@@ -45,6 +48,7 @@ def main():
     ds.WindowCenter, ds.WindowWidth = c, w
     image = Image(x, header)
     wide = Image(x.astype(np.int32), replace(header, bits_stored=32, bits_allocated=32))
+    sigmoid = replace(wide, header=replace(wide.header, voi_lut_function="SIGMOID"))
     table = windowing.lookup_table(header, np.uint16)
     ways = {
         "mammo_kit, cv2.LUT": lambda: windowing.display(image),
@@ -52,19 +56,27 @@ def main():
         "numexpr": lambda: linear_by_numexpr(x, c, w),
         "numpy": lambda: linear_by_numpy(x, c, w),
         "pydicom": lambda: linear_by_pydicom(x, ds),
-        "32 bits: mammo_kit, numexpr": lambda: windowing.display(wide),
+        "32 bits: mammo_kit (numexpr)": lambda: windowing.display(wide),
         "32 bits: numpy": lambda: linear_by_numpy(wide.pixels, c, w)}
+    sigmoids = {
+        "32 bits, SIGMOID: mammo_kit (numexpr)": lambda: windowing.display(sigmoid),
+        "32 bits, SIGMOID: numpy": lambda: sigmoid_by_numpy(wide.pixels, c, w)}
     expected = linear_by_numpy(x, c, w).astype(int)
-    seconds = {name: [] for name in ways}
     for name, way in ways.items(): assert abs(way() - expected).max() <= 1, name
+    few, many = 1, usable_cores()
+    print(cores())
+    print(f"| | ms, 1 thread | ms, {many} threads |\n|---|---|---|")
+    seconds = {(name, threads): [] for name in ways | sigmoids for threads in (few, many)}
     for _ in range(args.repeats):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - start)
-    print(cores(), "· one thread each")
-    print("| | ms |\n|---|---|")
-    for name, values in seconds.items(): print(f"| {name} | {1e3 * statistics.median(values):.1f} |")
+        for name, way in (ways | sigmoids).items():
+            for threads in (few, many):
+                cv2.setNumThreads(threads)
+                numexpr.set_num_threads(threads)
+                start = time.perf_counter()
+                way()
+                seconds[name, threads].append(time.perf_counter() - start)
+    for name in ways | sigmoids:
+        print(f"| {name} | {' | '.join(f'{1e3 * statistics.median(seconds[name, n]):.1f}' for n in (few, many))} |")
 
 
 if __name__ == "__main__":

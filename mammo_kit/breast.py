@@ -82,7 +82,13 @@ def _small_copy(image):
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.float32)
     return cv2.blur(small, (3, 3), borderType=cv2.BORDER_REPLICATE)
 
-# %% ../nbs/04_breast.ipynb #40ed810a
+# %% ../nbs/04_breast.ipynb #48bb1598
+def _quantile(values, share):
+    "The value that a `share` of `values` is not above; several times faster than np.percentile."
+    k = round(share * (values.size - 1))
+    return float(np.partition(values, k, axis=None)[k])
+
+
 def _peel(lines, black, span):
     "How many `lines`, from the first on, are uniform; and how many of these there are up to the last bright one."
     lines = lines[:max(1, len(lines) // 2), ::3]
@@ -103,7 +109,7 @@ def _peel(lines, black, span):
 def _without_borders(small):
     "The boxes (inner, outer) of `small` without uniform lines at the edges, and without bright ones only."
     black = float(small.min())
-    span = float(np.percentile(small[::2, ::2], 99.5)) - black
+    span = _quantile(small[::2, ::2], .995) - black
     inner, outer = [0, 0, *small.shape], [0, 0, *small.shape]
     for _ in range(4):  # a border may lie within another
         before = inner.copy()
@@ -117,14 +123,14 @@ def _without_borders(small):
         if inner == before: break
     return Box(*inner), Box(*outer)
 
-# %% ../nbs/04_breast.ipynb #2a94a442
+# %% ../nbs/04_breast.ipynb #20a69e4e
 _BINS = 100  # steps of the histogram, from the darkest value to the brightest
 
 
 def _air(view):
     "Air in `view`: (3,) level, rise down, rise across; its noise; how bright tissue gets; the margin's share of air."
     h, w = view.shape
-    bright = float(np.percentile(view[::2, ::2], 99))
+    bright = _quantile(view[::2, ::2], .99)
     margin = np.zeros(view.shape, bool)
     rows, columns = max(2, h // 8), max(2, w // 8)
     margin[:rows] = margin[-rows:] = True

@@ -183,7 +183,7 @@ def _pydicom_header(ds) -> Header:
 
     return _build(raw, items, endian)
 
-# %% ../nbs/01_dicom.ipynb #b111c0e9
+# %% ../nbs/01_dicom.ipynb #dae1758a
 # Value representations with a length of four bytes, PS3.5 7.1.2.
 _LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 _UNDEFINED = 0xFFFFFFFF
@@ -192,8 +192,10 @@ _NATIVE = {"1.2.840.10008.1.2": False, "1.2.840.10008.1.2.1": True}  # little en
 _PYDICOMS = ("1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")  # big endian, deflated: dicomsdl crashes on damaged ones
 
 
-def _walk(data: bytes, at: int, end: int, explicit: bool, depth: int = 0, delimited: bool = False) -> int:
-    "Add up the elements of a data set in `data[at:end]`; the position after it. ValueError if one cannot be."
+def _walk(data: bytes, at: int, end: int, explicit: bool, depth: int = 0, delimited: bool = False,
+          places: dict | None = None) -> int:
+    """Add up the elements of a data set in `data[at:end]`; the position after it. ValueError if one cannot be.
+    `places` is filled: where each element, and where its value, begins, and the value's length, by tag."""
     if depth > 16: raise ValueError(f"sequences nested deeper than 16 at byte {at}")
     while at < end:
         if end - at < 8: return end  # a few trailing bytes are padding, not an element
@@ -206,6 +208,7 @@ def _walk(data: bytes, at: int, end: int, explicit: bool, depth: int = 0, delimi
                 if end - at < 12: raise ValueError(f"the file ends inside element ({group:04X},{element:04X})")
                 length, start = struct.unpack_from("<I", data, at + 8)[0], at + 12
             else: length = struct.unpack_from("<H", data, at + 6)[0]
+        if places is not None: places[group, element] = at, start, length
         if length == _UNDEFINED:
             pixels = (group, element) == _PIXEL_DATA
             at = _walk_items(data, start, end, explicit and vr != b"UN", depth, pixels, delimited=True)
@@ -241,8 +244,9 @@ def _walk_items(data: bytes, at: int, end: int, explicit: bool, depth: int, frag
     return at
 
 
-def _check_lengths(data: bytes) -> str:
-    "The transfer syntax of a DICOM file whose lengths add up; ValueError if it is no DICOM file or they do not."
+def _check_lengths(data: bytes) -> tuple[str, tuple[int, int, int] | None]:
+    """The transfer syntax of a DICOM file whose lengths add up; and where its Pixel Data and their value begin, and
+    their length, if it has any. ValueError if it is no DICOM file or the lengths do not add up."""
     if not data: raise ValueError("the file is empty")
     if data[128:132] != b"DICM":
         raise ValueError(f"not a DICOM file: bytes 128 to 131 are {data[128:132]!r}, expected b'DICM'")
@@ -257,9 +261,9 @@ def _check_lengths(data: bytes) -> str:
         if tag == 0x0010: syntax = data[start:start + length].decode("latin-1").strip(" \0")
         at = start + length
     if not syntax: raise ValueError("no Transfer Syntax UID (0002,0010): the File Meta Information is damaged")
-    if syntax not in _PYDICOMS:
-        _walk(data, at, len(data), explicit=syntax != "1.2.840.10008.1.2")
-    return syntax
+    places = {}
+    if syntax not in _PYDICOMS: _walk(data, at, len(data), syntax != "1.2.840.10008.1.2", places=places)
+    return syntax, places.get(_PIXEL_DATA)
 
 # %% ../nbs/01_dicom.ipynb #8cae113c
 class _CannotParse(ValueError): "dicomsdl cannot read this file, or had doubts: ask pydicom."
@@ -503,31 +507,30 @@ def _decode_reduced(frame: bytes, bits: int, level: int) -> np.ndarray | None:
     samples = np.asarray(picture)
     return samples >> 8 * samples.itemsize - bits if bits < 8 * samples.itemsize else samples
 
-# %% ../nbs/01_dicom.ipynb #a0244ff1
+# %% ../nbs/01_dicom.ipynb #da825540
 _Decoder = Callable[[int], Image]  # takes the level
 
 
-def _sdl_frame(ds, data: bytes, h: Header) -> tuple[int, _Decoder]:
-    "Levels and decoder of the only frame of a dicomsdl DataSet over `data`; `_CannotParse` where pydicom should try."
-    import dicomsdl
-    element, syntax = ds.getDataElement("PixelData"), h.transfer_syntax_uid
-    if element.vr() == dicomsdl.VR.NONE: raise _CannotParse("no Pixel Data (7FE0,0010)")
+def _sdl_frame(data: bytes, start: int, length: int, h: Header) -> tuple[int, _Decoder]:
+    """Levels and decoder of the only frame of a file, whose Pixel Data have their value at `start`; `_CannotParse`
+    where pydicom should try."""
+    syntax = h.transfer_syntax_uid
     if h.bits_allocated not in (8, 16, 32): raise _CannotParse(f"Bits Allocated {h.bits_allocated}")
     if syntax in _NATIVE:
         dtype = np.dtype(f"<u{h.bits_allocated // 8}")
         needed = h.rows * h.columns * dtype.itemsize
-        if element.length() < needed:
-            raise ValueError(f"Pixel Data (7FE0,0010) hold {element.length()} bytes, {h.rows}x{h.columns} pixels of "
+        if length < needed:
+            raise ValueError(f"Pixel Data (7FE0,0010) hold {length} bytes, {h.rows}x{h.columns} pixels of "
                              f"{h.bits_allocated} bits need {needed}: the file is cut off or its header wrong")
-        if element.length() >= 2 * needed: raise _CannotParse("Pixel Data (7FE0,0010) hold more than one frame")
-        stored = np.frombuffer(data, dtype, h.rows * h.columns, element.offset()).reshape(h.rows, h.columns)
+        if length >= 2 * needed: raise _CannotParse("Pixel Data (7FE0,0010) hold more than one frame")
+        stored = np.frombuffer(data, dtype, h.rows * h.columns, start).reshape(h.rows, h.columns)
         return 0, lambda level: _as_stored(stored.copy(), h)
     if syntax not in _JPEG_LOSSLESS + _JPEG_2000:
         if _pydicom_decodes(syntax): raise _CannotParse(f"transfer syntax {syntax} is pydicom's")
         precision = h.bits_stored if h.signed and syntax in _JPEG_LS else None
-        return 0, lambda level: _as_stored(_sdl_decode(ds), h, precision)
+        return 0, lambda level: _as_stored(_sdl_decode(data), h, precision)
     if h.bits_allocated == 32: raise _CannotParse("Bits Allocated 32 for a code stream of at most 16 bits")
-    frame = _encoded_frame(data, element.offset())
+    frame = _encoded_frame(data, start)
     _check_end(frame, syntax)
     stream = _j2k_stream(frame) if syntax in _JPEG_2000 else None
     jpeg = None if stream else _lossless_jpeg(frame)
@@ -540,7 +543,7 @@ def _sdl_frame(ds, data: bytes, h: Header) -> tuple[int, _Decoder]:
             within = stream.bits <= h.bits_stored or samples.max() < 1 << h.bits_stored
             if within: return _as_stored(samples, h, level=level)  # else it exceeds, or the filter overshoots: look
         samples = _decode(frame, syntax)
-        if samples is None: samples = _sdl_decode(ds)
+        if samples is None: samples = _sdl_decode(data)
         image = _as_stored(samples, h, precision)
         if jpeg: _check_lossless(frame, jpeg, samples, image)
         return image
@@ -557,10 +560,10 @@ def _pydicom_decodes(syntax: str) -> bool:
         raise ValueError(f"Transfer Syntax UID (0002,0010) {syntax}: not for images") from e
 
 
-def _sdl_decode(ds) -> np.ndarray:
+def _sdl_decode(data: bytes) -> np.ndarray:
     "The only frame by dicomsdl's own decoders."
     import dicomsdl
-    try: return ds.pixelData(storedvalue=True)
+    try: return _sdl_open(data).pixelData(storedvalue=True)
     except (dicomsdl.DicomException, ValueError, TypeError) as e: raise _CannotParse(str(e)) from e
 
 
@@ -585,7 +588,7 @@ def _pydicom_image(data: bytes, frame: int | None) -> Image:
     _check_shape(pixels.shape, h)
     return Image(pixels.astype(pixels.dtype.newbyteorder("="), copy=False), h)
 
-# %% ../nbs/01_dicom.ipynb #ca75fa32
+# %% ../nbs/01_dicom.ipynb #ae1ad662
 @dataclass(frozen=True, eq=False)
 class Frame:
     "One frame of a file: the header, and the way to the pixels, which are still encoded."
@@ -617,16 +620,17 @@ def open_bytes(
         except ValueError as e: raise ValueError(f"{e} (pydicom was asked because of this: {doubt})") from e
 
     try:
-        syntax = _check_lengths(data)
+        syntax, pixels = _check_lengths(data)
         try:
             if syntax in _PYDICOMS: raise _CannotParse(f"transfer syntax {syntax} is pydicom's")
-            ds = _sdl_open(data)
-            h = _sdl_header(ds)
+            if not pixels: raise _CannotParse("no Pixel Data (7FE0,0010)")
+            at, start, length = pixels
+            h = _sdl_header(_sdl_open(data[:at]))  # without the pixels, which are read here
             _check_grayscale(h, frame)
             if frame is not None or (h.number_of_frames or 1) > 1: raise _CannotParse("frames are pydicom's")
             if h.samples_per_pixel != 1 or not h.bits_stored or h.pixel_representation not in (0, 1):
                 raise _CannotParse("pydicom says what is missing or has no such value")
-            levels, decode = _sdl_frame(ds, data, h)
+            levels, decode = _sdl_frame(data, start, length, h)
         except _CannotParse as doubt:
             image = by_pydicom(doubt)
             return Frame(name, image.header, 0, lambda level: image)

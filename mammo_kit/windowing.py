@@ -72,9 +72,9 @@ def _choose(header: Header, window: int | str) -> Lut | tuple[float, float] | No
                          "expected 'first', 'widest' or an index below that")
     return next(filter(None, items[window:] + items[:window]), None)
 
-# %% ../nbs/02_windowing.ipynb #0aea4981
-_EXACT = "where({x} > c - w / 2, where({x} > c + w / 2, 1, ({x} - c) / w + 0.5), 0)"  # PS3.3 C.11.2.1.3.2
-_SIGMOID = "1 / (1 + exp(-4 * ({x} - c) / w))"  # C.11.2.1.3.1
+# %% ../nbs/02_windowing.ipynb #d427f7ae
+_EXACT = "where({x} > low, where({x} > high, 1, ({x} - c) / w + 0.5), 0)"  # PS3.3 C.11.2.1.3.2
+_SIGMOID = "where({x} == {x}, 1 / (1 + exp(({x} - c) * (-4 / w))), 0)"     # C.11.2.1.3.1; NaN is the lowest value
 
 
 def _function(header: Header) -> str:
@@ -88,11 +88,12 @@ def _window(center: float, width: float, function: str, x: str = "x") -> tuple[s
     `x`, an expression itself, and the values of its other names."""
     if function == "LINEAR" and width >= 1: center, width = center - .5, width - 1
     formula = _SIGMOID if function == "SIGMOID" else _EXACT
-    return formula.format(x=x), {"c": float(center), "w": float(width)}
+    low, high = (center + sign * width / 2 for sign in (-1, 1))
+    return formula.format(x=x), {"c": float(center), "w": float(width), "low": float(low), "high": float(high)}
 
-# %% ../nbs/02_windowing.ipynb #0f55a9f0
+# %% ../nbs/02_windowing.ipynb #421b101c
 def _part(stored: np.ndarray, header: Header, window: int | str) -> tuple[str, dict]:
-    "(v - ymin) / (ymax - ymin) after the Modality and VOI transforms: a numexpr formula, and the values of its names."
+    "(v - ymin) / (ymax - ymin) after Modality and VOI transforms, clipped: a numexpr formula, and its names' values."
     voi, modality_lut = _choose(header, window), _modality_lut(header)
     if isinstance(voi, tuple) and not modality_lut:
         slope, intercept = _rescale(header)
@@ -104,12 +105,15 @@ def _part(stored: np.ndarray, header: Header, window: int | str) -> tuple[str, d
     if isinstance(voi, tuple):
         formula, values = _window(*voi, _function(header))
         return formula, values | {"x": x}
-    if lut := voi or modality_lut: return "x / most", {"x": _look_up(lut, x) if voi else x, "most": 2.**lut.bits - 1}
+    clipped = "where(x > least, where(x < most, (x - least) / (most - least), 1), 0)"
+    if lut := voi or modality_lut:
+        return clipped, {"x": _look_up(lut, x) if voi else x, "least": 0., "most": 2.**lut.bits - 1}
     if not header.bits_stored and stored.dtype.kind == "f":
         raise ValueError("floating point pixels without a window (0028,1050) and without Bits Stored (0028,0101) "
                          "have no range to show: give one with `channels`")
     bits = header.bits_stored or 8 * stored.itemsize
-    return "(x + least) / most", {"x": x, "least": 2.**(bits - 1) if header.signed else 0., "most": 2.**bits - 1}
+    least = -2.**(bits - 1) if header.signed else 0.
+    return clipped, {"x": x, "least": least, "most": least + 2.**bits - 1}
 
 
 def _grey(stored: np.ndarray, header: Header, bits: int, window: int | str) -> np.ndarray:
@@ -118,8 +122,7 @@ def _grey(stored: np.ndarray, header: Header, bits: int, window: int | str) -> n
     if bits not in (8, 16): raise ValueError(f"grey values have 8 or 16 bits, not {bits}")
     part, values = _part(stored, header, window)
     grey = np.empty(stored.shape, f"u{bits // 8}")
-    numexpr.evaluate(f"where({part} > 0, where({part} < 1, {part}, 1), 0) * top + 0.5",
-                     values | {"top": 2.0**bits - 1}, {}, out=grey, casting="unsafe")
+    numexpr.evaluate(f"{part} * top + 0.5", values | {"top": 2.0**bits - 1}, {}, out=grey, casting="unsafe")
     return ~grey if header.photometric_interpretation == "MONOCHROME1" else grey
 
 # %% ../nbs/02_windowing.ipynb #ee46de83
