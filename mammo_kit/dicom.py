@@ -588,7 +588,7 @@ def _pydicom_image(data: bytes, frame: int | None) -> Image:
     _check_shape(pixels.shape, h)
     return Image(pixels.astype(pixels.dtype.newbyteorder("="), copy=False), h)
 
-# %% ../nbs/01_dicom.ipynb #ae1ad662
+# %% ../nbs/01_dicom.ipynb #e309b99f
 @dataclass(frozen=True, eq=False)
 class Frame:
     "One frame of a file: the header, and the way to the pixels, which are still encoded."
@@ -617,7 +617,8 @@ def open_bytes(
 
     def by_pydicom(doubt: _CannotParse) -> Image:
         try: return _pydicom_image(data, frame)
-        except ValueError as e: raise ValueError(f"{e} (pydicom was asked because of this: {doubt})") from e
+        except ValueError as e:
+            raise ValueError(str(e) if str(doubt) in str(e) else f"{e} (pydicom was asked because: {doubt})") from e
 
     try:
         syntax, pixels = _check_lengths(data)

@@ -1,8 +1,12 @@
 """Where the real files are; a test that needs them skips, saying why, where they are absent. And one small competition,
 its images and a model of them, made once for all tests: copy them before you change them."""
+import signal
 from pathlib import Path
 
 import pytest
+
+# A job that a shell started in the background ignores Ctrl-C, and so would the processes that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
