@@ -187,32 +187,34 @@ def test_the_interpreter_exits():
     subprocess.run([sys.executable, "-c", code], timeout=30, check=False)
 
 
-def test_the_sign_of_a_lut_is_that_of_its_own_vr(tmp_path):
-    "Unsigned pixels, rescaled below 0, under a VOI LUT whose first value is negative: as CT has it."
-    m = phantom.MACHINES[93]
-    ds = phantom.dicom_dataset(np.zeros((32, 32), np.uint16), m, patient_id=1, image_id=2, laterality="L", view="CC",
-                               pixel_spacing_mm=1)
+def with_a_negative_lut():
+    "A data set under a VOI LUT whose first value is -1024."
+    ds = phantom.dicom_dataset(np.zeros((32, 32), np.uint16), phantom.MACHINES[93], patient_id=1, image_id=2,
+                               laterality="L", view="CC", pixel_spacing_mm=1)
     item = pydicom.Dataset()
     item.add_new("LUTDescriptor", "SS", [4096, -1024, 12])
     item.add_new("LUTData", "OW", np.arange(4096, dtype="<u2").tobytes())
     ds.VOILUTSequence = [item]
-    ds.save_as(tmp_path / "lut.dcm", enforce_file_format=True)
-    (lut,) = read(tmp_path / "lut.dcm").header.voi_luts
-    assert lut.first_mapped == pydicom.dcmread(tmp_path / "lut.dcm").VOILUTSequence[0].LUTDescriptor[1] == -1024
-    (lut,) = dicom._pydicom_header(pydicom.dcmread(tmp_path / "lut.dcm")).voi_luts
-    assert lut.first_mapped == -1024
+    return ds
+
+
+def first_mapped(file) -> list[int]:
+    "Of the VOI LUT, by either parser and by `read`."
+    data = file.read_bytes()
+    headers = (dicom._sdl_header(dicom._sdl_open(data)), dicom._pydicom_header(pydicom.dcmread(io.BytesIO(data))),
+               read(file).header)
+    return [header.voi_luts[0].first_mapped for header in headers]
+
+
+def test_the_sign_of_a_lut_is_that_of_its_own_vr(tmp_path):
+    "Unsigned pixels, rescaled below 0, as CT has it."
+    with_a_negative_lut().save_as(tmp_path / "lut.dcm", enforce_file_format=True)
+    expected = pydicom.dcmread(tmp_path / "lut.dcm").VOILUTSequence[0].LUTDescriptor[1]
+    assert first_mapped(tmp_path / "lut.dcm") == [expected] * 3 == [-1024] * 3
 
 
 def test_in_implicit_vr_the_sign_of_a_lut_is_that_of_the_pixels(tmp_path):
-    m = phantom.MACHINES[93]
-    ds = phantom.dicom_dataset(np.zeros((32, 32), np.uint16), m, patient_id=1, image_id=2, laterality="L", view="CC",
-                               pixel_spacing_mm=1)
-    item = pydicom.Dataset()
-    item.add_new("LUTDescriptor", "SS", [4096, -1024, 12])
-    item.add_new("LUTData", "OW", np.arange(4096, dtype="<u2").tobytes())
-    ds.VOILUTSequence, ds.PixelRepresentation = [item], 1
-    ds.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+    ds = with_a_negative_lut()
+    ds.PixelRepresentation, ds.file_meta.TransferSyntaxUID = 1, pydicom.uid.ImplicitVRLittleEndian
     ds.save_as(tmp_path / "lut.dcm", implicit_vr=True, enforce_file_format=True)
-    data = (tmp_path / "lut.dcm").read_bytes()
-    for header in (dicom._sdl_header(dicom._sdl_open(data)), dicom._pydicom_header(pydicom.dcmread(io.BytesIO(data)))):
-        assert header.voi_luts[0].first_mapped == -1024
+    assert first_mapped(tmp_path / "lut.dcm") == [-1024] * 3
