@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 # %% auto #0
-__all__ = ['Box', 'Breast', 'find_breast', 'orient']
+__all__ = ['Box', 'Breast', 'quantile', 'without_borders', 'find_breast', 'orient']
 
 # %% ../nbs/04_breast.ipynb #d6841e24
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Box:
         bottom, right = (min(-(-end // step), n // step) * step for end, n in zip((self.bottom, self.right), shape))
         return Box(self.top // step * step, self.left // step * step, bottom, right)
 
-# %% ../nbs/04_breast.ipynb #44b85ba4
+# %% ../nbs/04_breast.ipynb #81c96244
 @dataclass(frozen=True, eq=False)
 class Breast:
     "What was found in one image; `flags` is empty if nothing was odd."
@@ -61,6 +61,8 @@ class Breast:
     box: Box                              # pixels of the given image
     chest_wall: Literal['left', 'right']  # the side of the image where it lies
     flags: tuple[str, ...] = ()           # 'no_breast_found', 'no_air' (nothing but tissue): the box is all there is
+    frame: Box | None = None              # the small copy without bright borders
+    inner: Box | None = None              # the small copy without any uniform lines at its edges
 
     def mask_at(
         self,
@@ -82,8 +84,11 @@ def _small_copy(image):
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.float32)
     return cv2.blur(small, (3, 3), borderType=cv2.BORDER_REPLICATE)
 
-# %% ../nbs/04_breast.ipynb #48bb1598
-def _quantile(values, share):
+# %% ../nbs/04_breast.ipynb #690f5d4e
+def quantile(
+    values: np.ndarray,  # of any shape, not empty
+    share: float,        # 0 to 1
+) -> float:
     "The value that a `share` of `values` is not above; several times faster than np.percentile."
     k = round(share * (values.size - 1))
     return float(np.partition(values, k, axis=None)[k])
@@ -106,10 +111,12 @@ def _peel(lines, black, span):
     return max(count, end), end
 
 
-def _without_borders(small):
-    "The boxes (inner, outer) of `small` without uniform lines at the edges, and without bright ones only."
+def without_borders(
+    small: np.ndarray,    # (h, w) float32
+) -> tuple[Box, Box]:     # inner, outer
+    "The picture without the uniform lines at its edges, and without those up to the last bright one only."
     black = float(small.min())
-    span = _quantile(small[::2, ::2], .995) - black
+    span = quantile(small[::2, ::2], .995) - black
     inner, outer = [0, 0, *small.shape], [0, 0, *small.shape]
     for _ in range(4):  # a border may lie within another
         before = inner.copy()
@@ -123,14 +130,14 @@ def _without_borders(small):
         if inner == before: break
     return Box(*inner), Box(*outer)
 
-# %% ../nbs/04_breast.ipynb #20a69e4e
+# %% ../nbs/04_breast.ipynb #7f9bb44c
 _BINS = 100  # steps of the histogram, from the darkest value to the brightest
 
 
 def _air(view):
     "Air in `view`: (3,) level, rise down, rise across; its noise; how bright tissue gets; the margin's share of air."
     h, w = view.shape
-    bright = _quantile(view[::2, ::2], .99)
+    bright = quantile(view[::2, ::2], .99)
     margin = np.zeros(view.shape, bool)
     rows, columns = max(2, h // 8), max(2, w // 8)
     margin[:rows] = margin[-rows:] = True
@@ -207,7 +214,7 @@ def _chest_wall(mask):
     quarter = max(1, len(columns) // 4)
     return 'left' if columns[:quarter].sum() >= columns[-quarter:].sum() else 'right'
 
-# %% ../nbs/04_breast.ipynb #c2566e0d
+# %% ../nbs/04_breast.ipynb #5c260940
 _SMALLEST = .015  # share of the image; what is smaller is no breast
 
 
@@ -222,14 +229,14 @@ def find_breast(
         raise ValueError(f'find_breast expects an (H, W) array of uint8, uint16 or float32 grey values, not {what}; '
                          'mammo_kit.windowing.display makes one')
     small = _small_copy(image)
-    inner, outer = _without_borders(small)
+    inner, outer = without_borders(small)
     side = 'right' if laterality == 'R' else 'left'
-    nothing = Breast(np.ones(small.shape, bool), Box(0, 0, *image.shape), side, ('no_breast_found',))
+    nothing = Breast(np.ones(small.shape, bool), Box(0, 0, *image.shape), side, ('no_breast_found',), outer, inner)
     if min(inner.height, inner.width) < 16 or inner.height * inner.width < _SMALLEST * small.size: return nothing
     mask, tissue = np.zeros(small.shape, bool), _tissue(small, inner)
     if tissue is None:
         mask[inner.slices] = True
-        return Breast(mask, inner.scaled(small.shape, image.shape), side, ('no_air',))
+        return Breast(mask, inner.scaled(small.shape, image.shape), side, ('no_air',), outer, inner)
     sure, perhaps = (some[outer.slices] for some in tissue)
     piece = _largest_piece(sure, perhaps, inner.left - outer.left, inner.right - outer.left)
     if piece is None or piece.sum() < _SMALLEST * small.size: return nothing
@@ -239,7 +246,7 @@ def find_breast(
     box = Box(max(outer.top, int(rows[0]) - margin), max(outer.left, int(columns[0]) - margin * (side == 'right')),
               min(outer.bottom, int(rows[-1]) + 1 + margin),
               min(outer.right, int(columns[-1]) + 1 + margin * (side == 'left')))
-    return Breast(mask, box.scaled(small.shape, image.shape), side)
+    return Breast(mask, box.scaled(small.shape, image.shape), side, (), outer, inner)
 
 # %% ../nbs/04_breast.ipynb #b265f654
 def orient(

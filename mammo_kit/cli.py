@@ -13,12 +13,14 @@ import sys
 
 from . import __version__
 
-# %% ../nbs/18_cli.ipynb #03e1f492
+# %% ../nbs/18_cli.ipynb #2a4a71bc
 COMMANDS = {  # name: (module, what it does)
     "demo": ("demo", "The whole chain on phantoms whose truth is known, in a few minutes"),
     "phantom": ("phantom", "Make a synthetic mammography competition"),
     "profile": ("machine", "What this machine is, and which settings and readers are fastest on it"),
+    "check": ("check", "What is wrong with DICOM files: the rules that fire, as a table"),
     "preprocess": ("preprocess", "DICOM files to training images and a manifest"),
+    "report": ("report", "One HTML page to review what the rules found"),
     "train": ("train", "Training images to a model"),
     "infer": ("infer", "Models and raw DICOM files to a submission"),
 }

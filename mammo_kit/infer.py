@@ -64,7 +64,7 @@ def write_submission(
         raise ValueError(f"{file}: {len(bad)} numbers are not in [0, 1], first {bad.iloc[0]} for {bad.index[0]}")
     with whole(file) as f: f.write(values.rename_axis(c.unit).rename(c.target).to_csv().encode())
 
-# %% ../nbs/13_infer.ipynb #c3419de3
+# %% ../nbs/13_infer.ipynb #fe2fd252
 def probabilities(
     out: Path,                   # preprocessed images
     frame: pd.DataFrame,         # of `images`
@@ -128,7 +128,7 @@ def infer(
     found = []
     for settings, networks in kinds.items():
         with tempfile.TemporaryDirectory(dir=file.parent, prefix=".images_") as out:
-            run(src, Path(out), settings, workers, split="test", progress=progress)
+            run(src, Path(out), settings, workers, split="test", progress=progress, exclude=["none"])
             manifest = _units(pd.read_csv(Path(out) / "manifest.csv", dtype=str, keep_default_na=False), asked, c)
             ok = manifest[manifest["status"] == "ok"].astype(dict.fromkeys(("shard", "offset", "length"), int))
             if len(ok): found += [ok.assign(probability=p)

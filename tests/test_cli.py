@@ -67,7 +67,8 @@ def test_help_explains_every_parameter(name):
 
 
 @pytest.mark.parametrize("args", [
-    ["--help"], ["preprocess", "--help"], ["phantom", "--help"], ["preprocess", "nowhere", "out"]])
+    ["--help"], ["preprocess", "--help"], ["phantom", "--help"], ["check", "--help"],
+    ["preprocess", "nowhere", "out"]])
 def test_what_needs_no_torch_does_not_wait_for_it(args):
     code = f"""import sys
 from mammo_kit import cli
@@ -91,7 +92,7 @@ def test_main_leaves_the_functions_as_they_are(said):
 
 @pytest.mark.parametrize(("args", "words"), [
     ((), "usage: mammo-kit COMMAND"),
-    (("preproces",), "no command 'preproces'; expected one of demo, phantom, profile, preprocess, train, infer"),
+    (("preproces",), f"no command 'preproces'; expected one of {', '.join(COMMANDS)}"),
     (("--nonsense",), "no command '--nonsense'"),
     (("preprocess",), "Required options were not provided: SRC, OUT"),
     (("preprocess", "SRC"), "Required options were not provided: OUT"),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mammo_kit import phantom
+from mammo_kit import look, phantom
 from mammo_kit import preprocess as module
 from mammo_kit.dicom import _decode_reduced, _j2k_stream, open_bytes, read, reduce
 from mammo_kit.preprocess import Settings, prepare, preprocess
@@ -55,8 +55,8 @@ def files(machine, tmp_path, shape=(1664, 1280), **changes):
 def test_the_encoding_does_not_show(machine, size, tmp_path, monkeypatch):
     lossless, j2k = (open_bytes(data) for data in files(machine, tmp_path))
     found = []  # the box: it is found in two overviews that differ a little, and may be a pixel of them off
-    real = module.find_breast
-    monkeypatch.setattr(module, "find_breast", lambda *args: found.append(real(*args)) or found[0])
+    real = look.find_breast
+    monkeypatch.setattr(look, "find_breast", lambda *args: found.append(real(*args)) or found[0])
     a, b = prepare(lossless, Settings(*size)), prepare(j2k, Settings(*size))
     np.testing.assert_array_equal(a.pixels, b.pixels)
     assert a.level == 0 and b.level == (0 if size[0] == 1100 else 1)
@@ -66,8 +66,8 @@ def test_the_encoding_does_not_show(machine, size, tmp_path, monkeypatch):
 @pytest.mark.parametrize("side", "LR")
 def test_the_encoding_of_real_mammograms_does_not_show(data, side, monkeypatch):
     frames = [open_bytes((data / "mg" / f"1_{side}_CC_{kind}.dcm").read_bytes()) for kind in ("jll", "j2k")]
-    breast = module.find_breast(module._Pyramid(frames[0], Settings()).overview())
-    monkeypatch.setattr(module, "find_breast", lambda *args: breast)
+    breast = look.look(look.Pyramid(frames[0])).breast
+    monkeypatch.setattr(look, "find_breast", lambda *args: breast)
     a, b = (prepare(frame, Settings()) for frame in frames)
     np.testing.assert_array_equal(a.pixels, b.pixels)
     assert (a.level, b.level) == (0, 1)
