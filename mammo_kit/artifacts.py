@@ -114,7 +114,7 @@ def low_contrast(scene: _Scene) -> _Score:
     span = high - (quantile(scene.grey, .01) if scene.no_air else scene.air)
     return 100 * min(span / _USUAL_SPAN, (high - low) / max(span, 1) / _USUAL_DIFFERENCE), None
 
-# %% ../nbs/05_artifacts.ipynb #cc563b7e
+# %% ../nbs/05_artifacts.ipynb #201012bc
 def high_background(scene: _Scene) -> _Score:
     "Grey of the air, percent of white."
     if not scene.no_air: return scene.air / 2.55, None
@@ -134,8 +134,12 @@ def artificial_border(scene: _Scene) -> _Score:
     f, (h, w) = scene.frame, scene.shape
     strips = {(0, 0, f.top, w): f.top, (0, 0, h, f.left): f.left,
               (f.bottom, 0, h, w): h - f.bottom, (0, f.right, h, w): w - f.right}
-    box = max(strips, key=strips.get)
-    return 100 * strips[box] / max(scene.shape), box
+    best, least = (0., None), scene.grey.min() + .1 * (quantile(scene.grey[::2, ::2], .995) - scene.grey.min())
+    for (top, left, bottom, right), width in strips.items():
+        if 100 * width / max(h, w) <= best[0]: continue
+        if quantile(scene.grey[top:bottom, left:right], .5) < least: continue  # black, up to the edge of a film
+        best = 100 * width / max(h, w), (top, left, bottom, right)
+    return best
 
 
 def overcropped(scene: _Scene) -> _Score:
@@ -418,7 +422,7 @@ def circle(scene: _Scene) -> _Score:
     y, x, r = rings[best]
     return float(scores.max()), (y - r, x - r, y + r, x + r)
 
-# %% ../nbs/05_artifacts.ipynb #9208dcc1
+# %% ../nbs/05_artifacts.ipynb #6264d6e4
 _NOTED = "It is noted; `--exclude` leaves it out of training."
 ARTIFACT_RULES = {rule.name: rule for rule in (
     Rule("blank", "exclude", "grey levels", 4, "There is nothing in the picture but noise or uneven light.",
@@ -428,7 +432,7 @@ ARTIFACT_RULES = {rule.name: rule for rule in (
     Rule("implant", "note", "times the texture", 1.8, "A smooth bright body bulges from the chest wall.", _NOTED),
     Rule("pacemaker", "note", "times the texture", 3.3, "A compact white body with a sharp edge lies in the patient.",
          _NOTED),
-    Rule("nipple_marker", "note", "grey levels", 64, "A nearly white dot lies near the nipple.", _NOTED),
+    Rule("nipple_marker", "note", "grey levels", 52, "A nearly white dot lies near the nipple.", _NOTED),
     Rule("circle", "note", "standard deviations above chance", 17.2, "A bright ring lies on the breast.", _NOTED),
     Rule("overcropped", "note", "% cut", 12, "The breast goes on beyond the edge of the picture.", _NOTED),
     Rule("artificial_border", "note", "% of the longer side", 1.1, "A uniform bright strip runs along an edge.",

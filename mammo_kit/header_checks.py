@@ -264,7 +264,7 @@ def check_background(
     return _fired({"photometric_disagrees": (score, f"Flat and bright is more than flat and dark by {score:.0f} % of "
                                                     f"the picture, with {header.photometric_interpretation}.")})
 
-# %% ../nbs/03_header_checks.ipynb #1d3ec60e
+# %% ../nbs/03_header_checks.ipynb #d89a62ed
 def _signs_of_view(grey: np.ndarray, mask: np.ndarray) -> dict[str, tuple[bool, ...]]:
     "Three signs that this is a CC and three that it is an MLO; `grey` and `mask` have the chest wall on the left."
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -277,7 +277,8 @@ def _signs_of_view(grey: np.ndarray, mask: np.ndarray) -> dict[str, tuple[bool, 
     corner, inside = grey[top // 2:quarter], mask[top // 2:quarter]
     muscle, beside = inside & (across < .33), inside & (across > .6) & (across < .88)
     dark, bright = _between(grey[mask], .05)
-    contrast = (corner[muscle].mean() - corner[beside].mean()) / max(bright - dark, 1) if beside.any() else 0.
+    both = muscle.any() and beside.any()
+    contrast = (corner[muscle].mean() - corner[beside].mean()) / max(bright - dark, 1) if both else 0.
     head, foot = width[:top].mean() / mask.shape[1], width[-top:].mean() / mask.shape[1]
     return {"CC": (above > .01, below > .01, head < .42),
             "MLO": (above < .01 and head > .38, width.argmax() / len(mask) > .5, contrast > .3 or head > foot + .1)}

@@ -7,7 +7,7 @@ __all__ = ['NOTES_MACHINES', 'table', 'Gpu', 'Machine', 'beside', 'this_machine'
            'time_readers', 'readers_table', 'Setting', 'project', 'all_settings', 'choose', 'Profile', 'draw',
            'profile']
 
-# %% ../nbs/07_machine.ipynb #a305bead
+# %% ../nbs/07_machine.ipynb #fd12c965
 import os
 import random
 import re
@@ -36,7 +36,7 @@ from .breast import find_breast, orient
 from .competition import Source, open_source
 from .dicom import read
 from .pool import Lost, Pool, end_with_the_run, each, save_fastest, usable_cores
-from .preprocess import Settings, parse_size, process_all
+from .preprocess import Input, Settings, parse_size, process_all
 
 # %% ../nbs/07_machine.ipynb #6555aa17
 def table(
@@ -310,7 +310,7 @@ def readers_table(timings: dict[tuple[str, str], Timing]) -> str:
     errors = [f"{name}, {UID(syntax).keyword}: {t.error}" for (name, syntax), t in timings.items() if t.error]
     return "\n".join([table(["reader", *(UID(s).keyword or s for s in syntaxes)], rows), *errors])
 
-# %% ../nbs/07_machine.ipynb #459d904f
+# %% ../nbs/07_machine.ipynb #cbb77dd6
 @dataclass(frozen=True)
 class Setting:
     "One way to run, and one line of the table."
@@ -337,7 +337,10 @@ def _run_notes(src: Path, paths: list[str], shape: tuple[int, int], s: Setting, 
 
 
 def _run_ours(src: Path, paths: list[str], shape: tuple[int, int], s: Setting, timeout: float) -> Iterator:
-    for row, _ in process_all(open_source(src), paths, Settings(*shape), s.pool, timeout):
+    source = open_source(src)
+    files = [Input(path, source.place(path)) for path in paths]
+    for done in process_all(source.path, source.competition, Settings(*shape), files, s.pool, timeout):
+        row = done.row
         if row["status"] != "ok": raise ValueError(f"{row['path']}: {row['reason']}")
         yield row
 
@@ -487,7 +490,7 @@ def draw(
     axes[1].set_xlabel(f"seconds for {len(profile.sample)} images: median, fastest and slowest", fontsize=8)
     figure.savefig(file, format="png", dpi=100)
 
-# %% ../nbs/07_machine.ipynb #c525847d
+# %% ../nbs/07_machine.ipynb #a62d64a9
 def _try_notes(src: Path, shape: tuple[int, int], path: str) -> str:
     "Why the notes' way cannot do a file; '' if it can."
     try: notes_way(src / path, shape)
@@ -499,7 +502,9 @@ def _try_notes(src: Path, shape: tuple[int, int], path: str) -> str:
 def _look_at(source: Source, paths: list[str], shape: tuple[int, int], timeout: float, step: Callable):
     "The transfer syntax of each file that can be read, what became of the others, and the seconds one takes a process."
     start, syntaxes, left_out, cores = time.perf_counter(), {}, {}, usable_cores()
-    for row, _ in process_all(source, paths, Settings(*shape), Pool(cores), timeout):
+    files = [Input(path, source.place(path)) for path in paths]
+    for done in process_all(source.path, source.competition, Settings(*shape), files, Pool(cores), timeout):
+        row = done.row
         if row["status"] == "ok": syntaxes[row["path"]] = row["transfer_syntax_uid"]
         else: left_out[row["path"]] = row["reason"]
         step()

@@ -370,7 +370,7 @@ def make_shard(
             rows.append(row)
     write_csv(tar_file.with_suffix(".csv"), _ROW_COLUMNS, rows, mark)
 
-# %% ../nbs/06_preprocess.ipynb #6185f065
+# %% ../nbs/06_preprocess.ipynb #91ffd82f
 class Stopped(RuntimeError): "A run that ended early through no fault of its input: no disk, no time, no remote side."
 
 
@@ -423,7 +423,7 @@ def load_settings(out: Path) -> Settings:
     file = out / "settings.json"
     if not file.exists(): raise ValueError(f"{file} is missing: expected a folder made by `mammo-kit preprocess`")
     stored = json.loads(file.read_text())
-    return Settings(**{k: stored[k] for k in Settings.__dataclass_fields__})
+    return Settings(**{k: stored.get(k, ()) for k in Settings.__dataclass_fields__})  # once there were no repairs
 
 
 def _agree_on_settings(out: Path, wanted: dict):
@@ -529,7 +529,7 @@ def preprocess(
     settings = Settings(height, width, bits, format, fit, window, full_resolution, repair)
     return run(src, out, settings, workers, part, dask, split, timeout, shard_size, progress, exclude, decisions)
 
-# %% ../nbs/06_preprocess.ipynb #b045a811
+# %% ../nbs/06_preprocess.ipynb #7107b948
 def _parse_part(part: str) -> tuple[int, int]:
     try: k, n = (int(x) for x in part.split("/"))
     except ValueError as e: raise ValueError(f"part {part!r}: expected K/N, e.g. 2/3") from e
@@ -605,6 +605,9 @@ def run(src: Path, out: Path, settings: Settings, workers: int | None = None, pa
         shards = make_plan(out, inputs, shard_size)
         mine = range(k - 1, len(shards), n)
         policy = _policy(out, exclude, decisions)
+        decided = {path for path, _ in policy.decisions}
+        if decisions is not None and decided and decided.isdisjoint(inputs):
+            raise ValueError(f"{decisions}: none of its images is in {src}; expected decisions about these images")
         done = {i for i, paths in enumerate(shards) if _is_done(out, i, paths, settings.repair, policy)}
         todo = {i: [Input(path, source.place(path), policy.overruled(path)) for path in shards[i]]
                 for i in mine if i not in done}
