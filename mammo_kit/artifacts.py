@@ -84,22 +84,18 @@ def _slope(grey: np.ndarray) -> np.ndarray:
 
 _Score = tuple[float, tuple[float, float, float, float] | None]  # and where: top, left, bottom, right in pixels
 
-# %% ../nbs/05_artifacts.ipynb #5a999648
-def _smooth_part(n: int) -> np.ndarray:
-    "(n², n²): projects an n x n picture on surfaces of the second degree."
-    y, x = np.mgrid[-1:1:n * 1j, -1:1:n * 1j]
-    surfaces = np.stack([f.ravel() for f in (np.ones_like(x), x, y, x * y, x * x, y * y)], 1)
-    return (surfaces @ np.linalg.pinv(surfaces)).astype(np.float32)
-
-
+# %% ../nbs/05_artifacts.ipynb #402a7062
 _COARSE = 24
-_CONTENT = np.eye(_COARSE**2, dtype=np.float32) - _smooth_part(_COARSE)
+_Y, _X = np.mgrid[-1:1:_COARSE * 1j, -1:1:_COARSE * 1j].astype(np.float32)
+_SURFACES = np.stack([f.ravel() for f in (np.ones_like(_X), _X, _Y, _X * _Y, _X * _X, _Y * _Y)], 1)  # second degree
+_FIT = np.linalg.pinv(_SURFACES)
 
 
 def blank(scene: _Scene) -> _Score:
     "Grey levels that a coarse copy of the picture spans, uneven light aside."
-    coarse = _CONTENT @ cv2.resize(scene.grey, (_COARSE, _COARSE), interpolation=cv2.INTER_AREA).ravel()
-    return quantile(coarse, .98) - quantile(coarse, .02), None
+    coarse = cv2.resize(scene.grey, (_COARSE, _COARSE), interpolation=cv2.INTER_AREA).ravel()
+    content = coarse - _SURFACES @ (_FIT @ coarse)
+    return quantile(content, .98) - quantile(content, .02), None
 
 # %% ../nbs/05_artifacts.ipynb #34244909
 _USUAL_SPAN, _USUAL_DIFFERENCE = 150, .35
@@ -114,7 +110,7 @@ def low_contrast(scene: _Scene) -> _Score:
     span = high - (quantile(scene.grey, .01) if scene.no_air else scene.air)
     return 100 * min(span / _USUAL_SPAN, (high - low) / max(span, 1) / _USUAL_DIFFERENCE), None
 
-# %% ../nbs/05_artifacts.ipynb #201012bc
+# %% ../nbs/05_artifacts.ipynb #7e0473bc
 def high_background(scene: _Scene) -> _Score:
     "Grey of the air, percent of white."
     if not scene.no_air: return scene.air / 2.55, None
@@ -134,7 +130,9 @@ def artificial_border(scene: _Scene) -> _Score:
     f, (h, w) = scene.frame, scene.shape
     strips = {(0, 0, f.top, w): f.top, (0, 0, h, f.left): f.left,
               (f.bottom, 0, h, w): h - f.bottom, (0, f.right, h, w): w - f.right}
-    best, least = (0., None), scene.grey.min() + .1 * (quantile(scene.grey[::2, ::2], .995) - scene.grey.min())
+    best = 0., None
+    if not any(strips.values()): return best
+    least = scene.grey.min() + .1 * (quantile(scene.grey[::2, ::2], .995) - scene.grey.min())
     for (top, left, bottom, right), width in strips.items():
         if 100 * width / max(h, w) <= best[0]: continue
         if quantile(scene.grey[top:bottom, left:right], .5) < least: continue  # black, up to the edge of a film
@@ -156,13 +154,13 @@ def overcropped(scene: _Scene) -> _Score:
     box = max(cuts, key=cuts.get)
     return max(0., 100 * float(cuts[box])), box
 
-# %% ../nbs/05_artifacts.ipynb #939c2c71
+# %% ../nbs/05_artifacts.ipynb #71d943e0
 def stripes(scene: _Scene) -> _Score:
     "Grey levels by which four fifths of a row, or a column, are brighter than the rows at both sides."
     (h, w), best = scene.shape, (0., None)
     for across, view in enumerate((scene.grey, scene.grey.T)):
         n = len(view)
-        view = view[:, ::3]
+        view = view[:, ::4]
         for step in (2, 4, 8):  # pixels: half the width of the widest stripe that is seen
             margin = max(step, round(.03 * n))  # a film has its own edge there
             if n < 4 * margin: continue
@@ -281,7 +279,7 @@ def pacemaker(scene: _Scene) -> _Score:
             if score > best[0]: best = score, (y, x, y + h, x + w)
     return best
 
-# %% ../nbs/05_artifacts.ipynb #12dbf9bc
+# %% ../nbs/05_artifacts.ipynb #a4003421
 def _bulges(patch: np.ndarray) -> bool:
     "Whether it is deepest in its middle, and much less at its upper and lower end."
     reach = np.where(patch.any(1), patch.shape[1] - patch[:, ::-1].argmax(1), 0)
@@ -300,9 +298,11 @@ def implant(scene: _Scene) -> _Score:
     area, mm = int(mask.sum()), scene.mm / 2
     if area < 200: return best
     left, top, width, _ = cv2.boundingRect(mask)
-    low, high = quantile(g[mask > 0], .25), quantile(g[mask > 0], .995)
+    within = g[mask > 0]
+    low, high = quantile(within, .25), quantile(within, .995)
     slope, core = _slope(g), cv2.erode(mask, _disc(2)) > 0
-    cuts = [((g > low + share * (high - low)) & (mask > 0), 4 * mm, 0) for share in np.linspace(.2, .92, 9)]
+    bright = np.where(mask > 0, g, -1)
+    cuts = [(bright > low + share * (high - low), 4 * mm, 0) for share in np.linspace(.2, .92, 9)]
     cuts += [((slope < steep) & core, 3 * mm, 2) for steep in (1.2, 2, 3.2, 5, 8)]
     for cut, opening, grow in cuts:  # what has no texture ends before its edge: it is grown again
         for outline, x, y, bw, bh, n in _bodies(cut, opening):
@@ -328,10 +328,10 @@ def implant(scene: _Scene) -> _Score:
             if score > best[0]: best = score, (2 * y0, 2 * x0, 2 * y1, 2 * x1)
     return best
 
-# %% ../nbs/05_artifacts.ipynb #80350e66
-_PLACES = 48  # on a ring
+# %% ../nbs/05_artifacts.ipynb #8006a2e2
+_PLACES = 40  # on a ring
 _ANGLES = np.linspace(0, 2 * np.pi, _PLACES, endpoint=False, dtype=np.float32)
-_POINTS = 1200  # on thin lines, at most
+_POINTS = 750  # on thin lines, at most
 _NARROW = np.array([-3, -.8, 0, .8, 3], np.float32)        # pixels from the ring: its sides first and last
 _BROAD = np.array([-4.5, -2, -.7, .7, 2, 4.5], np.float32)  # for rings that are only about right
 _LEVELS = np.array([1, 3, 8, 16, 30], np.float32)          # grey levels that a line may be brighter by
@@ -364,7 +364,8 @@ def _evidence(scene, grey, rings, chance, across=_NARROW):
 
 
 def _votes(points, normals, radii, cell, shape, beyond, most):
-    "(n, 3) the `most` likely rings of each radius: cells of `cell` pixels, up to `beyond` pixels outside the picture."
+    """(n, 3) the `most` likely rings of each radius and (n,) their votes a pixel: cells of `cell` pixels, up to
+    `beyond` pixels outside the picture."""
     h, w = (int((n + 2 * beyond) / cell) + 2 for n in shape)
     at, off = (points + beyond) / cell, radii[:, None, None] * normals / cell
     y, x = np.moveaxis(np.stack([at + off, at - off]).astype(np.int32), -1, 0)
@@ -373,12 +374,13 @@ def _votes(points, normals, radii, cell, shape, beyond, most):
     votes = np.bincount(index, minlength=len(radii) * h * w).astype(np.float32).reshape(-1, w)
     votes = cv2.boxFilter(votes, -1, (2, 2), anchor=(0, 0), normalize=False, borderType=cv2.BORDER_CONSTANT)
     votes = votes.reshape(len(radii), -1)
-    rings = []
+    rings, won, each = [], [], np.arange(len(radii))
     for _ in range(most):
         best = votes.argmax(1)
-        votes[np.arange(len(radii)), best] = -1
+        won.append(votes[each, best] / radii)
+        votes[each, best] = -1
         rings.append(np.stack([(best // w + 1) * cell - beyond, (best % w + 1) * cell - beyond, radii], 1))
-    return np.concatenate(rings).astype(np.float32)
+    return np.concatenate(rings).astype(np.float32), np.concatenate(won)
 
 
 def _thin_lines(grey, frame):
@@ -408,10 +410,11 @@ def circle(scene: _Scene) -> _Score:
     chance = (line[sight][:, None] > _LEVELS).mean(0).clip(.05, .95)
     paddles = np.exp(np.arange(np.log(13 * mm), np.log(58 * mm), .11)).astype(np.float32)
     markers = np.exp(np.arange(np.log(4.8 * mm), np.log(13 * mm), .13)).astype(np.float32)
-    rings = np.concatenate([_votes(points, normals, paddles, 3, scene.shape, 30, 9),
-                            _votes(points, normals, markers, 2, scene.shape, 0, 6)])
+    found = [_votes(points, normals, paddles, 3, scene.shape, 30, 8),
+             _votes(points, normals, markers, 2, scene.shape, 0, 5)]
+    rings = np.concatenate([rings[np.argsort(won)[-32:]] for rings, won in found])
     scores = _evidence(scene, grey, rings, chance, _BROAD)
-    likely = np.argsort(scores)[-4:]
+    likely = np.argsort(scores)[-3:]
     rings, scores = rings[likely], scores[likely]
     if scores.max() < 12: return float(scores.max()), None
     for step in (.06, .03, .015):  # shares of the radius: the ring is fitted

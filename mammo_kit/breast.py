@@ -130,7 +130,7 @@ def without_borders(
         if inner == before: break
     return Box(*inner), Box(*outer)
 
-# %% ../nbs/04_breast.ipynb #7f9bb44c
+# %% ../nbs/04_breast.ipynb #4f62c0d7
 _BINS = 100  # steps of the histogram, from the darkest value to the brightest
 
 
@@ -145,7 +145,7 @@ def _air(view):
     margin[:, slice(columns) if left.mean() < right.mean() else slice(-columns, None)] = True
     y, x = 2 * np.array(np.nonzero(margin[::2, ::2]))
     v = view[y, x]
-    step = max(bright - float(v.min()), 1e-3) / _BINS
+    step = max(bright - float(v.min()), .1) / _BINS
     count = np.convolve(np.histogram(v, _BINS, (v.min(), v.min() + _BINS * step))[0], [1, 1, 1], 'same')
     peak = (count >= .25 * count.max()) & (count >= np.r_[0, count[:-1]]) & (count >= np.r_[count[1:], 0])
     level = v.min() + (np.argmax(peak) + .5) * step

@@ -237,11 +237,39 @@ def repaired(
         h = replace(h, photometric_interpretation="MONOCHROME2" if inverted else "MONOCHROME1")
     return h
 
-# %% ../nbs/03_header_checks.ipynb #19ab8312
-def _flatness(grey: np.ndarray) -> np.ndarray:
-    "(h, w) int8: 1 where `grey` is flat and at its bright end, -1 at its dark end, 0 elsewhere."
-    small = cv2.blur(grey, (3, 3))
+# %% ../nbs/03_header_checks.ipynb #4dfd6538
+def _evenness(small: np.ndarray, span: float) -> tuple[np.ndarray, np.ndarray]:
+    "Of each row: whether it is of one grey but for a twelfth of it at both ends of the greys, and its middle value."
+    ordered, n = np.sort(small[:, ::2], axis=1), (small.shape[1] + 1) // 2
+    return ordered[:, n - 1 - n // 12] - ordered[:, n // 12] <= .1 * span, ordered[:, n // 2]
+
+
+def _border(even: np.ndarray, middle: np.ndarray, span: float) -> int:
+    "How many of the first lines are a border: all are even, and then the grey jumps."
+    most = int(.45 * len(even))
+    end = most if even[:most].all() else int(np.argmin(even))
+    jumps = np.flatnonzero(np.abs(middle[2:end + 2] - middle[:end]) > .25 * span)
+    return int(jumps[-1]) + 2 if len(jumps) else 0
+
+
+def _unframed(small: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "The picture without borders and padding, and which of its rows and columns are not even."
     low, high = _between(small.ravel(), .01)
+    for _ in range(3):  # a border may lie within padding
+        (rows, across), (columns, down) = _evenness(small, high - low), _evenness(small.T, high - low)
+        top, bottom = (_border(rows[::step], across[::step], high - low) for step in (1, -1))
+        left, right = (_border(columns[::step], down[::step], high - low) for step in (1, -1))
+        if not (top or bottom or left or right): break
+        inner = small[top:len(small) - bottom, left:small.shape[1] - right]
+        if min(inner.shape) < 24: break
+        small = inner
+    else: rows, columns = _evenness(small, high - low)[0], _evenness(small.T, high - low)[0]
+    return np.ascontiguousarray(small), np.flatnonzero(~rows), np.flatnonzero(~columns)
+
+
+def _flatness(small: np.ndarray) -> np.ndarray:
+    "(h, w) int8: 1 where `small` is flat and at its bright end, -1 at its dark end, 0 elsewhere."
+    low, high = _between(small.ravel(), .02)
     box, tenth = np.ones((3, 3), np.uint8), .1 * (high - low)
     flat = cv2.dilate(small, box) - cv2.erode(small, box) <= .3 * tenth + .5
     return (flat & (small > high - tenth)).astype(np.int8) - (flat & (small < low + tenth))
@@ -254,13 +282,18 @@ def check_background(
     "Whether the air of a mammogram is bright and the tissue dark: `photometric_disagrees`."
     if max(grey.shape) >= 256: grey = cv2.resize(grey, None, fx=.5, fy=.5, interpolation=cv2.INTER_AREA)
     if min(grey.shape) < 32 or _other_kind(header): return []
-    signs, longest = _flatness(np.ascontiguousarray(grey, np.float32)), max(grey.shape)
+    small, rows, columns = _unframed(cv2.blur(np.ascontiguousarray(grey, np.float32), (3, 3)))
+    if min(len(rows), len(columns)) < 8: return []
+    signs, longest = _flatness(small), max(small.shape)
+    half = tuple(slice((3 * a + b) // 4, (a + 3 * b) // 4 + 1) for a, b in (rows[[0, -1]], columns[[0, -1]]))
+    middle = max(0, signs[half].mean())
 
     def along_the_edges(depth):
         lines = [depth, -depth - 1]
         return np.r_[signs[lines].ravel(), signs[:, lines].ravel()].mean()
 
-    score = 100 * min(signs.mean(), max(map(along_the_edges, (2, longest // 20, longest // 10))))
+    edges = max(map(along_the_edges, (2, longest // 20, min(longest // 10, min(small.shape) // 2))))
+    score = 100 * (min(signs.mean(), edges) - .5 * middle)
     return _fired({"photometric_disagrees": (score, f"Flat and bright is more than flat and dark by {score:.0f} % of "
                                                     f"the picture, with {header.photometric_interpretation}.")})
 
