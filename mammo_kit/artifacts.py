@@ -425,8 +425,8 @@ def circle(scene: _Scene) -> _Score:
     y, x, r = rings[best]
     return float(scores.max()), (y - r, x - r, y + r, x + r)
 
-# %% ../nbs/05_artifacts.ipynb #6264d6e4
-_NOTED = "It is noted; `--exclude` leaves it out of training."
+# %% ../nbs/05_artifacts.ipynb #a49b8383
+_NOTED = "It is noted; --exclude leaves it out of training."
 ARTIFACT_RULES = {rule.name: rule for rule in (
     Rule("blank", "exclude", "grey levels", 4, "There is nothing in the picture but noise or uneven light.",
          "The image is left out of training.", below=True),

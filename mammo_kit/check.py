@@ -44,7 +44,7 @@ def check_file(
     except MemoryError: reason = "out of memory"
     return alarm_rows(file.path, shape, alarms, policy) or [unreadable(file.path, reason)]
 
-# %% ../nbs/07_check.ipynb #aa79180d
+# %% ../nbs/07_check.ipynb #ebe93fe6
 @dataclass(frozen=True, eq=False)
 class Checked:
     "What was found in the files of a source."
@@ -64,7 +64,7 @@ class Checked:
         for name, rows in sorted(by_rule.items(), key=lambda item: (item[1][0]["severity"], -len(item[1]))):
             lowest = name in RULES and RULES[name].below
             worst = sorted(rows, key=lambda r: float(r["score"]), reverse=not lowest)[0]
-            score = f"{worst['score']} {worst['unit']}" if name in RULES else worst["reason"]
+            score = worst["reason"] if worst["unit"] == "1 = found" else f"{worst['score']} {worst['unit']}"
             lines.append(f"{name:<28}{worst['severity']:<10}{len(rows):>7}   {score[:32]:<34}{worst['path']}")
         flagged = len({r["path"] for r in self.rows})
         lines.append(f"{flagged} of {self.images} images have something to tell of")

@@ -124,7 +124,7 @@ def check_kind(header: Header) -> list[Alarm]:
         "for_processing": (intent == "FOR PROCESSING", f"Presentation Intent Type (0008,0068) is {intent}."),
     })
 
-# %% ../nbs/03_header_checks.ipynb #d82e62f6
+# %% ../nbs/03_header_checks.ipynb #11cb3a0f
 def _sample(image: Image) -> np.ndarray:
     "(n,) stored values of pixels all over the picture, some 100,000 at most, without the padding value."
     step = max(1, max(image.pixels.shape) // 384)
@@ -169,7 +169,8 @@ def _check_range(image: Image, window: int | str) -> dict[str, tuple[float, str]
     span, h = high - low, image.header
     if HEADER_RULES["empty_range"].fires(span):
         return {"empty_range": (span, f"99 % of the stored values lie between {low:.0f} and {high:.0f}.")}
-    said = f"window center {h.window_center}, width {h.window_width}, {len(h.voi_luts)} VOI LUTs"
+    center, width = (" and ".join(f"{x:g}" for x in values) or "none" for values in (h.window_center, h.window_width))
+    said = f"window center {center}, width {width}, {len(h.voi_luts)} VOI LUTs"
     if _has_8_bits(image) and HEADER_RULES["eight_bit_pixels"].fires(greys := _greys_of_8_bits(image, window)):
         return {"eight_bit_pixels": (greys, f"The stored values end at {image.pixels.max()}; {said} and Bits Stored "
                                             f"{h.bits_stored} show the values 0 to 255 as {greys:.0f} of 255 greys.")}
