@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['usable_cores', 'Pool', 'save_fastest', 'fastest', 'end_with_the_run', 'Lost', 'each']
 
-# %% ../nbs/06_pool.ipynb #d2ab729b
+# %% ../nbs/06_pool.ipynb #075a31b8
 import fcntl
 import json
 import multiprocessing
 import os
 import signal
+import sys
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from multiprocessing.connection import wait
@@ -112,7 +113,7 @@ def _work(pipe, function: Callable, threads: int):
                 answer = None, traceback.format_exc()
             pipe.send(answer)
 
-# %% ../nbs/06_pool.ipynb #6e5b9caf
+# %% ../nbs/06_pool.ipynb #99c33244
 @dataclass(frozen=True)
 class Lost:
     "The outcome of a job whose process did not live to tell."
@@ -142,12 +143,23 @@ def _death(task: _Task, exit_status: int) -> Lost | None:
     return None
 
 
+@contextmanager
+def _opencv_at_rest():
+    "No threads of OpenCV while a process is forked, or it would wait for ever for threads that only its parent has."
+    cv2 = sys.modules.get("cv2")
+    threads = cv2.getNumThreads() if cv2 else 0
+    if cv2: cv2.setNumThreads(1)
+    try: yield
+    finally:
+        if cv2: cv2.setNumThreads(threads)
+
+
 class _Worker:
     "A process and the tasks that it was sent: it works on the first, the others wait in its pipe."
     def __init__(self, context, args: tuple):
         self.pipe, other = context.Pipe()
         self.process = context.Process(target=_work, args=(other, *args), daemon=True)
-        self.process.start()
+        with _opencv_at_rest(): self.process.start()
         other.close()
         self.ready, self.tasks, self.since = False, deque(), time.monotonic()
 

@@ -723,3 +723,13 @@ def test_a_full_disk_ends_the_run_and_room_continues_it(src, small_disk, tmp_pat
     enlarge("50m")
     assert preprocess(src, out, **options).exit_status == 0
     assert tree(out) == reference
+
+
+def test_forked_processes_do_not_wait_for_threads_of_their_parent():
+    code = ("import cv2, numpy as np\n"
+            "cv2.setNumThreads(4)\n"
+            "for _ in range(20): cv2.GaussianBlur(np.zeros((3000, 3000), np.float32), (0, 0), 3)\n"
+            "from mammo_kit.pool import Pool, each\n"
+            "print([answer for _, answer in each(abs, [-1, 2], Pool(1, 1, 'fork'), 10)], cv2.getNumThreads())\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[1, 2] 4\n", done.stderr
