@@ -110,7 +110,7 @@ def low_contrast(scene: _Scene) -> _Score:
     span = high - (quantile(scene.grey, .01) if scene.no_air else scene.air)
     return 100 * min(span / _USUAL_SPAN, (high - low) / max(span, 1) / _USUAL_DIFFERENCE), None
 
-# %% ../nbs/05_artifacts.ipynb #7e0473bc
+# %% ../nbs/05_artifacts.ipynb #3d534007
 def high_background(scene: _Scene) -> _Score:
     "Grey of the air, percent of white."
     if not scene.no_air: return scene.air / 2.55, None
@@ -118,10 +118,10 @@ def high_background(scene: _Scene) -> _Score:
     h, w = (max(4, n // 10) for n in view.shape)
     corners = [view[y, x] for y in (slice(h), slice(-h, None)) for x in (slice(w), slice(-w, None))]
     darkest = min(corners, key=np.median)
-    if quantile(darkest, .9) - quantile(darkest, .1) < 12: return float(np.median(darkest)) / 2.55, None
+    if quantile(darkest, .9) - quantile(darkest, .1) < 6: return float(np.median(darkest)) / 2.55, None
     counts = np.convolve(np.histogram(view[::2, ::2], 128, (0, 256))[0], [1, 1, 1], "same")
     level = 2 * int(counts.argmax()) + 1
-    plain = counts.max() > .15 * view[::2, ::2].size and level < quantile(view[::2, ::2], .6)
+    plain = counts.max() > .22 * view[::2, ::2].size and level < quantile(view[::2, ::2], .6)
     return level / 2.55 if plain else 0., None
 
 

@@ -44,7 +44,7 @@ def check_file(
     except MemoryError: reason = "out of memory"
     return alarm_rows(file.path, shape, alarms, policy) or [unreadable(file.path, reason)]
 
-# %% ../nbs/07_check.ipynb #ebe93fe6
+# %% ../nbs/07_check.ipynb #55c5a417
 @dataclass(frozen=True, eq=False)
 class Checked:
     "What was found in the files of a source."
@@ -76,6 +76,15 @@ class Checked:
         return "\n".join(lines)
 
 
+def _check_writable(file: Path, src: Path):
+    "An error now rather than after an hour, if a table cannot be written there or would take the place of data."
+    there = file.exists()
+    if there and (file.suffix.lower() != ".csv" or file.resolve().is_relative_to(src.resolve())):
+        raise ValueError(f"{file} is there, and may be data: choose another name for the table")
+    with open(file, "ab"): pass
+    if not there: file.unlink()
+
+
 def check(
     src: Path,                    # a competition's folder or zip file, or any folder or zip file of DICOM files
     csv: Path | None = None,      # table to write: a row for each rule that fired on an image
@@ -90,9 +99,7 @@ def check(
     pool = fastest() if workers is None else Pool(workers)
     if not timeout > 0: raise ValueError(f"timeout {timeout}: expected more than 0 seconds")
     paths, rows = source.images(split), []
-    if csv is not None:
-        write_csv(Path(csv), ALARM_COLUMNS, [])  # better an error now than after an hour
-        Path(csv).unlink()                       # and no table rather than half of one
+    if csv is not None: _check_writable(Path(csv), source.path)
     files = (Input(path, source.place(path)) for path in paths)
     for file, found in tqdm(each(partial(check_file, source.path), files, pool, timeout, DECODERS),
                             total=len(paths), unit="image", disable=not progress):

@@ -41,7 +41,7 @@ class Alarm:
     reason: str   # one sentence for a person, with the numbers
     box: tuple[float, float, float, float] | None = None  # top, left, bottom, right: shares of height and width, 0 to 1
 
-# %% ../nbs/03_header_checks.ipynb #33d6ef43
+# %% ../nbs/03_header_checks.ipynb #857b724b
 _KEPT = "The image is used as it is."
 _LEFT_OUT = "The image is kept out of training."
 _FOUND = ("1 = found", .5)
@@ -52,7 +52,7 @@ HEADER_RULES: dict[str, Rule] = {rule.name: rule for rule in (
     Rule("window_outside_range", "repair", "greys in 99.5 % of the picture", 4,
          "The window lies beside the pixels: nearly all are shown black or white.",
          "The window becomes the range of the pixels.", below=True),
-    Rule("photometric_disagrees", "repair", "% of the picture", 5,
+    Rule("photometric_disagrees", "repair", "% of the picture", 9,
          "Air is shown bright and the breast dark: the wrong one of MONOCHROME1 and MONOCHROME2.",
          "The other one is taken."),
     Rule("empty_range", "exclude", "stored values", 16,

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['RULES', 'Decisions', 'ALARM_COLUMNS', 'KNOWN', 'rules_for', 'plain', 'read_decisions', 'Policy', 'alarm_rows']
 
-# %% ../nbs/06_policy.ipynb #53b58f7a
+# %% ../nbs/06_policy.ipynb #108f755f
 import csv
+import io
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +33,7 @@ def rules_for(
     default = {name for name, rule in RULES.items() if rule.severity == severity and "default" in named}
     return tuple(sorted(named - {"default", "none"} | default))
 
-# %% ../nbs/06_policy.ipynb #0e468b35
+# %% ../nbs/06_policy.ipynb #cec13e65
 def plain(text: str, most: int = 500) -> str:
     "At most so many characters of `text`, '?' for those that do not print: a damaged header can hold any."
     return "".join(c if c.isprintable() else "?" for c in text[:most])
@@ -46,16 +47,20 @@ def read_decisions(
 ) -> Decisions:
     "The decisions in a file; ValueError naming the line and what is wrong with it."
     decisions = {}
-    with open(file, encoding="utf-8-sig", newline="") as f:
-        reader = csv.DictReader(f)
+    try: text = file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as e: raise ValueError(f"{file}: expected a CSV file in UTF-8 ({e})") from e
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
         if missing := {"path", "rule", "decision"} - set(reader.fieldnames or ()):
-            raise ValueError(f"{file}: no column {', '.join(sorted(missing))}; expected what `mammo-kit report` saves")
+            raise ValueError(f"{file}: no column {', '.join(sorted(missing))}; expected what `mammo-kit report` saves, "
+                             "with commas")
         for row in reader:
             where = f"{file}, line {reader.line_num}"
             if row["rule"] not in RULES: raise ValueError(f"{where}: there is no rule {row['rule']!r}")
             if row["decision"] not in ("accept", "overrule", ""):
                 raise ValueError(f"{where}: decision {row['decision']!r}, expected accept or overrule")
             if row["decision"]: decisions[row["path"], row["rule"]] = row["decision"]
+    except csv.Error as e: raise ValueError(f"{file}, line {reader.line_num}: {e}") from e
     return decisions
 
 

@@ -439,7 +439,7 @@ def _agree_on_settings(out: Path, wanted: dict):
         return
     with whole(file) as f: f.write(json.dumps(wanted, indent=1).encode())
 
-# %% ../nbs/06_preprocess.ipynb #3d023fc2
+# %% ../nbs/06_preprocess.ipynb #8d2c25c1
 @dataclass(frozen=True)
 class Summary:
     "How a run over many images ended."
@@ -461,7 +461,11 @@ class Summary:
 def _policy(out: Path, exclude: Iterable[str] | None, decisions: Path | None) -> Policy:
     "The policy that is asked for; what is not is as the folder remembers it, or the default."
     rules, decided = out / "policy.json", out / "decisions.csv"
-    if exclude is None: exclude = json.loads(rules.read_text())["exclude"] if rules.exists() else ["default"]
+    if exclude is None and rules.exists():
+        try: exclude = json.loads(rules.read_text())["exclude"]
+        except (ValueError, TypeError, KeyError) as e:
+            raise ValueError(f"{rules} is damaged ({e}): delete it, or say what to --exclude") from e
+    if exclude is None: exclude = ["default"]
     exclude = rules_for(exclude, "exclude")
     if decisions is not None and Path(decisions).resolve() != decided.resolve():
         with whole(decided) as f: f.write(Path(decisions).read_bytes())

@@ -930,7 +930,7 @@ if (alarms.length) { filters(); refresh(); progress(); }
 show(alarms.length ? "review" : "summary");
 """
 
-# %% ../nbs/14_report.ipynb #1f5b6a77
+# %% ../nbs/14_report.ipynb #910b2b51
 def _json(what) -> str:
     "JSON that can stand in a script element: no `<` can end it, or begin another."
     return json.dumps(what, allow_nan=False).replace("<", r"\u003c")
@@ -987,6 +987,7 @@ def report(
     "Write one HTML page on which a person sees what preprocessing did, and accepts or overrules every alarm."
     out = Path(out)
     html = Path(html) if html else out / "report.html"
+    if html.suffix.lower() not in (".html", ".htm"): raise ValueError(f"{html}: expected a name that ends in .html")
     images, alarms = _images(out), _alarms(out)
     kinds = _kinds(alarms)
     data = {"title": f"{out.resolve().name} · mammo-kit report", "digest": _digest(out, images), "kinds": kinds,
