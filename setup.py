@@ -21,7 +21,7 @@ setup(
     packages=find_packages(include=["mammo_kit", "mammo_kit.*"]),
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
-    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dask", "dev")},
+    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dask", "kaggle", "dev")},
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": ["mammo_kit=mammo_kit._modidx:d"],

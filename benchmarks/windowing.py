@@ -52,7 +52,7 @@ def main():
     table = windowing.lookup_table(header, np.uint16)
     ways = {
         "mammo_kit, cv2.LUT": lambda: windowing.display(image),
-        "np.take of the table (OpenCV 4)": lambda: np.take(table, x),
+        "np.take of the table (OpenCV before 4.13)": lambda: np.take(table, x),
         "numexpr": lambda: linear_by_numexpr(x, c, w),
         "numpy": lambda: linear_by_numpy(x, c, w),
         "pydicom": lambda: linear_by_pydicom(x, ds),

@@ -13,7 +13,7 @@ import sys
 
 from . import __version__
 
-# %% ../nbs/18_cli.ipynb #2a4a71bc
+# %% ../nbs/18_cli.ipynb #00d83c9a
 COMMANDS = {  # name: (module, what it does)
     "demo": ("demo", "The whole chain on phantoms whose truth is known, in a few minutes"),
     "phantom": ("phantom", "Make a synthetic mammography competition"),
@@ -23,6 +23,12 @@ COMMANDS = {  # name: (module, what it does)
     "report": ("report", "One HTML page to review what the rules found"),
     "train": ("train", "Training images to a model"),
     "infer": ("infer", "Models and raw DICOM files to a submission"),
+    "publish": ("publish", "The library to Kaggle, as a private dataset that the kernels install from"),
+    "push": ("publish", "A stage's notebook to Kaggle, where it runs"),
+    "status": ("publish", "What is on Kaggle, and how the last runs stand"),
+    "pull": ("publish", "The outputs of a run from Kaggle"),
+    "submit": ("publish", "The inference kernel into the competition; waits for the score"),
+    "run-local": ("local_kaggle", "A stage's notebook here, as Kaggle would run it"),
 }
 
 
@@ -35,7 +41,7 @@ def usage() -> str:
         "Exit status: 0 all done; 1 done, but some inputs failed (named in the manifest);",
         "2 wrong use; 3 stopped early (disk, time, remote side); 130 interrupted."])
 
-# %% ../nbs/18_cli.ipynb #7b52010a
+# %% ../nbs/18_cli.ipynb #670f56fa
 _WRONG_PATH = FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError
 
 
@@ -54,7 +60,7 @@ def main(args: list[str] | None = None) -> int:
         return 2
     try:
         from mammo_kit.preprocess import Stopped
-        function = getattr(importlib.import_module(f"mammo_kit.{COMMANDS[name][0]}"), name)
+        function = getattr(importlib.import_module(f"mammo_kit.{COMMANDS[name][0]}"), name.replace("-", "_"))
         try: result = _parse_and_call(function, f"mammo-kit {name}", rest)
         except (ValueError, *_WRONG_PATH) as e: return _say(e, 2)
         except OSError as e:
@@ -76,9 +82,22 @@ def _parse_and_call(function, prog: str, args: list[str]):
     notes = "\n".join(f"    {k}: {' '.join(v.split())}" for k, v in described.items())
     plain, function.__doc__ = function.__doc__, f"{function.__doc__}\n\nArgs:\n{notes}"  # tyro reads it there
     tyro._experimental_options["backend"] = "argparse"  # tyro's own takes no `MODEL... SRC FILE`
+    args = _gathered(args)
     config = tyro.conf.PositionalRequiredArgs, tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName
     try: return tyro.cli(function, prog=prog, args=args, use_underscores=False, config=config)
     finally: function.__doc__ = plain
+
+
+def _gathered(args: list[str]) -> list[str]:
+    "`--set A=1 --set B=2` as `--set A=1 B=2`: argparse would keep the last and drop the others in silence."
+    words, options, at = [], {}, None
+    for word in args:
+        if word.startswith("--"):
+            name, sign, value = word.partition("=")
+            at = options.setdefault(name, [])
+            at += [value] * bool(sign)
+        else: (words if at is None else at).append(word)
+    return words + [word for option, values in options.items() for word in (option, *values)]
 
 
 def _say(what, status: int) -> int:

@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['Recipe', 'split', 'grey_statistics', 'precision', 'predict', 'by_breast', 'Trained', 'train']
 
-# %% ../nbs/12_train.ipynb #9fb6bf32
+# %% ../nbs/12_train.ipynb #f402ada3
 import hashlib
 import math
+import os
 import pickle
+import shutil
 import zipfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -122,9 +124,19 @@ def by_breast(
     return pd.DataFrame({target: aggregate(frame, "breast_id", target, "max"),
                          "probability": aggregate(frame, "breast_id")})
 
-# %% ../nbs/12_train.ipynb #78af0f79
+# %% ../nbs/12_train.ipynb #76d323fa
 def _save_state(file: Path, state: dict):
     with whole(file) as f: torch.save(state, f)
+
+
+def _take_over(earlier: Path, model: Path, main: bool):
+    "Have one process copy an earlier run to `model`, its state last, unless there is one; ValueError if it is none."
+    if (model / "state.pt").exists(): return
+    if not (earlier / "state.pt").is_file():
+        raise ValueError(f"{earlier}: expected the folder of an earlier `mammo-kit train`, found no state.pt in it")
+    for f in sorted(earlier.iterdir(), key=lambda f: f.name == "state.pt"):
+        if main and f.is_file():
+            with whole(model / f.name) as copy, f.open("rb") as there: shutil.copyfileobj(there, copy)
 
 
 def _load_state(file: Path, recipe: Recipe, digest: str) -> dict | None:
@@ -164,7 +176,7 @@ def _network(recipe: Recipe, shape: tuple[int, int], mean: float, std: float) ->
     if given.shape != (1,): raise ValueError(f"pool {recipe.pool!r}: expected one that leaves a number for each image")
     return network
 
-# %% ../nbs/12_train.ipynb #ca13dd1f
+# %% ../nbs/12_train.ipynb #966bdc45
 @dataclass(frozen=True)
 class Trained:
     "What a training run came to."
@@ -182,11 +194,16 @@ def train(
     out: Path,                    # preprocessed images, of `mammo-kit preprocess`
     model: Path,                  # the folder to make; starting again on it goes on after its last epoch
     recipe: Recipe = Recipe(),    # what decides what is learnt
+    resume: Path | None = None,   # the folder of an earlier run to go on from, while MODEL holds none
+    processes: int | None = None,  # that share the batches; one for each graphics card if not given
     workers: int | None = None,   # processes that decode and augment; the cores of each process less one if not given
     progress: bool = True,        # show a bar, and a line for each epoch
 ) -> Trained:
     "Train on all folds of patients but one, evaluate on that one, and keep the best and the last epoch's weights."
     from tqdm import tqdm
+    if "WORLD_SIZE" not in os.environ:  # nobody, such as torchrun, has started several processes
+        processes = processes or max(1, torch.cuda.device_count())
+        if processes > 1: return _on_several(processes, out, model, recipe, resume, None, workers, progress)
     out, model = Path(out), Path(model)
 
     # Set up: the process, the images, the network.
@@ -198,6 +215,8 @@ def train(
     settings, frame = load_settings(out), images(out, labels=True)
     train_rows, valid_rows = split(frame, recipe)
     model.mkdir(parents=True, exist_ok=True)
+    if resume: _take_over(Path(resume), model, main)
+    accelerator.wait_for_everyone()
     digest = _images_digest(frame, asdict(settings))
     state = _load_state(model / "state.pt", recipe, digest)
 
@@ -267,6 +286,24 @@ def train(
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return Trained(model, max(reversed(log), key=lambda r: r["auroc"]))
+
+
+def _on_several(processes: int, *args) -> Trained:
+    "`train` in so many processes of this machine; what the first of them returns or raises."
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    config = LaunchConfig(1, 1, processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0,
+                          start_method="spawn")
+    try: outcome = elastic_launch(config, _one_of_several)(*args)[0]
+    except SignalException as e: raise KeyboardInterrupt from e
+    if isinstance(outcome, ValueError): raise outcome
+    return outcome
+
+
+def _one_of_several(*args) -> Trained | ValueError:
+    "A ValueError is handed over, for the launcher would report it as a crash."
+    try: return train(*args)
+    except ValueError as e: return e
 
 
 def _table(valid: pd.DataFrame, target: str) -> pd.DataFrame:

@@ -143,10 +143,10 @@ def lookup_table(
     table[needed] = _grey(values[needed], header, bits, window)
     return table
 
-# %% ../nbs/02_windowing.ipynb #794981ba
+# %% ../nbs/02_windowing.ipynb #8599c74e
 @cache
 def _opencv_takes_16_bits() -> bool:
-    "Whether `cv2.LUT` takes 16-bit pixels, as it does from OpenCV 5."
+    "Whether `cv2.LUT` takes 16-bit pixels, as it does from OpenCV 4.13."
     try: return cv2.LUT(np.zeros((1, 1), np.uint16), np.zeros(65536, np.uint8)).shape == (1, 1)
     except cv2.error: return False
 

@@ -1,6 +1,7 @@
 """Where the real files are; a test that needs them skips, saying why, where they are absent. And one small competition,
 its images and a model of them, made once for all tests: copy them before you change them."""
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,13 @@ import pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_configure():
+    "`make test-kaggle` tests the wheel that it has installed, not the checkout beside it."
+    import mammo_kit
+    if Path(sys.prefix).name == ".venv-kaggle" and not Path(mammo_kit.__file__).is_relative_to(sys.prefix):
+        raise pytest.UsageError(f"{mammo_kit.__file__} is not the installed library: start pytest in the folder tests")
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ def test_help_names_every_command():
 def test_help_explains_every_parameter(name):
     ended = command(name, "--help", env=os.environ | {"COLUMNS": "200"})
     assert (ended.returncode, ended.stderr) == (0, "")
-    function = getattr(import_module(f"mammo_kit.{COMMANDS[name][0]}"), name)
+    function = getattr(import_module(f"mammo_kit.{COMMANDS[name][0]}"), name.replace("-", "_"))
     assert function.__doc__ in " ".join(ended.stdout.split())
     parameters = inspect.signature(function).parameters.values()
     options = [p.name for p in parameters if p.default is not p.empty and p.name != "recipe"]
@@ -82,6 +82,16 @@ sys.exit(17 if 'torch' in sys.modules or 'matplotlib' in sys.modules else 0)"""
         seconds.append(time.perf_counter() - start)
         if seconds[-1] < 1: return
     assert min(seconds) < 2  # torch alone takes longer on a slow machine
+
+
+def test_an_option_that_is_given_twice_is_not_lost(monkeypatch):
+    seen = []
+    def greet(name: str, words: tuple[str, ...] = (), loud: bool = False): seen.append((name, words, loud))
+    monkeypatch.setattr("mammo_kit.demo.greet", greet, raising=False)
+    monkeypatch.setitem(COMMANDS, "greet", ("demo", "Greet"))
+    for args in (["--words", "a", "b"], ["--words", "a", "--words", "b"], ["--words=a", "--words=b"]):
+        assert main(["greet", "Ann", *args, "--loud"]) == 0
+        assert seen.pop() == ("Ann", ("a", "b"), True)
 
 
 def test_main_leaves_the_functions_as_they_are(said):

@@ -416,6 +416,21 @@ def competition(folder, **kwargs):
     return phantom.make_competition(folder, patients=6, test_patients=2, scale=.15, progress=False, **kwargs)
 
 
+@pytest.mark.parametrize('rule', HEADER)
+def test_no_plug_in_of_pydicom_is_needed(rule, breasts, monkeypatch):
+    "As on Kaggle: pydicom cannot decode JPEG lossless, and the file is the same."
+    files = []
+    for plug_ins in (True, False):
+        if not plug_ins: monkeypatch.setattr(pydicom.pixels.get_decoder(phantom.JPEG_LOSSLESS), '_available', {})
+        m, file = MACHINES[48], io.BytesIO()
+        ds = dicom_dataset(stored_values(breasts[1].pixels, m), m, patient_id=1, image_id=2, laterality='R', view='MLO',
+                           pixel_spacing_mm=MM)
+        HEADER_FAULTS[rule](ds)
+        ds.save_as(file, enforce_file_format=True)
+        files.append(file.getvalue())
+    assert files[0] == files[1]
+
+
 def test_a_share_of_a_competition_is_faulty_and_told_so(tmp_path):
     whole, faulty, again = (competition(tmp_path / name, workers=workers, faults=share) for name, workers, share in
                             (('whole', 1, 0), ('faulty', 1, .8), ('again', 2, .8)))

@@ -1,53 +1,40 @@
-"The notebooks that run on Kaggle, run here with other parameters, and what Kaggle is told about them."
-import json
-import re
+"The notebooks that run on Kaggle, run here with other parameters."
 from pathlib import Path
 
 import nbformat
 import pandas as pd
-import pytest
 from nbconvert.preprocessors import ExecutePreprocessor
 
 from mammo_kit import phantom
+from mammo_kit.bundle import STAGES, kernel, parameters
 
-ROOT = Path(__file__).resolve().parents[1]
-STAGES = ("preprocess", "train", "infer")
+KERNELS = Path(__file__).resolve().parents[1] / "nbs" / "kernels"
 
 
-def run_kernel(stage: str, folder: Path, **parameters):
-    "Run a stage's notebook as papermill does: the parameters in a cell of their own behind the tagged one."
-    nb = nbformat.read(ROOT / "nbs" / "kernels" / f"{stage}.ipynb", 4)
-    (at,) = (i for i, cell in enumerate(nb.cells) if "parameters" in cell.metadata.get("tags", []))
-    unknown = [name for name in parameters if not re.search(rf"^{name} = ", nb.cells[at].source, re.MULTILINE)]
-    assert not unknown, f"{stage} has no parameter {unknown}"
-    nb.cells.insert(at + 1, nbformat.v4.new_code_cell("\n".join(f"{k} = {v!r}" for k, v in parameters.items())))
-    ExecutePreprocessor(timeout=300).preprocess(nb, {"metadata": {"path": str(folder)}})
+def run_kernel(stage: str, folder: Path, fold: int | None = None, **values):
+    "Run a stage's notebook as it would be sent with these values."
+    notebook = kernel(stage, "radiologist", fold, values).notebook
+    ExecutePreprocessor(timeout=300).preprocess(notebook, {"metadata": {"path": str(folder)}})
 
 
 def test_the_three_kernels_make_a_submission(tmp_path):
     src = phantom.make_competition(tmp_path / "src", patients=16, test_patients=3, scale=.15, cancer_rate=.5, workers=1,
                                    progress=False)
-    run_kernel("preprocess", tmp_path, SRC=str(src), OUT=str(tmp_path / "images"), SIZE="64x32")
-    run_kernel("train", tmp_path, IMAGES=str(tmp_path / "images"), MODEL=str(tmp_path / "model"), EPOCHS=1)
-    run_kernel("infer", tmp_path, SRC=str(src), MODELS=str(tmp_path / "model"),
-               SUBMISSION=str(tmp_path / "submission.csv"))
+    run_kernel("preprocess", tmp_path, SRC=str(src), SIZE="64x32")
+    run_kernel("train", tmp_path, 1, IMAGES="images", EPOCHS=1)
+    run_kernel("infer", tmp_path, SRC=str(src), MODELS="model")
     submission = pd.read_csv(tmp_path / "submission.csv")
     assert submission["prediction_id"].tolist() == list(pd.read_csv(src / "test.csv")["prediction_id"].unique())
     assert submission["cancer"].between(0, 1).all()
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_metadata_is_what_kaggle_takes(stage):
-    folder = ROOT / "kernel-metadata" / stage
-    told = json.loads((folder / "kernel-metadata.json").read_text())
-    owner, slug = told["id"].split("/")
-    assert owner == "OWNER" and len(slug) >= 5  # the owner is filled in when it is pushed
-    assert re.sub(r"[^a-z0-9]+", "-", told["title"].lower()) == slug
-    assert (folder / told["code_file"]).is_file()
-    assert told["is_private"] is True and told["enable_internet"] is False
-    assert told["enable_gpu"] is ("machine_shape" in told)
-
-
-def test_the_library_dataset_has_a_title_and_one_licence():
-    told = json.loads((ROOT / "kernel-metadata" / "dataset" / "dataset-metadata.json").read_text())
-    assert 6 <= len(told["title"]) <= 50 and len(told["licenses"]) == 1
+def test_a_kernel_is_parameters_one_cell_of_imports_and_calls():
+    install = set()
+    for stage in STAGES:
+        notebook = nbformat.read(KERNELS / f"{stage}.ipynb", 4)
+        values, imports, *calls = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+        assert len(parameters(stage)) == sum(" = " in line for line in values.splitlines())
+        install.add(imports.partition("import mammo_kit\n")[0])
+        logic = ("import", "from", "def", "class", "while")
+        assert not [line for line in "\n".join(calls).splitlines() if line.startswith(logic)]
+    assert len(install) == 1, "the cell that installs the library is the same in all"

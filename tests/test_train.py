@@ -307,7 +307,7 @@ def test_recipes_that_make_no_sense_are_refused(options, message, recipe):
 @pytest.mark.parametrize(("options", "message"), [
     ({"pool": "foo"}, "pool 'foo' cannot .*Invalid pool type"),
     ({"pool": ""}, "expected one that leaves a number for each image"),
-    ({"backbone": "test_maxvit"}, "'test_maxvit' .*cannot take images of 64x32: .*divisible by window"),
+    ({"backbone": "maxvit_pico_rw_256"}, "'maxvit_pico_rw_256' .*cannot take images of 64x32: .*divisible by window"),
     ({"backbone": "test_convnet"}, "unknown to timm .*near: test_convnext"),
     ({"batch_size": 64}, "choose a batch_size below 64"),
     ({"n_folds": 13}, "13 folds of 12 patients")])
@@ -342,3 +342,28 @@ def test_a_model_that_cannot_be_written_leaves_the_old_one(trained, tmp_path, mo
     with pytest.raises(OSError, match="No space left"):
         save_model(tmp_path / "best.safetensors", model, record)
     assert files(tmp_path) == before
+
+
+def test_train_starts_its_processes_itself(prepared, recipe, tmp_path):
+    "As torchrun would, from Python or from a notebook; and what is wrong with the input is said as ever."
+    recipe = replace(recipe, epochs=1, augment=False)
+    alone = run(prepared, tmp_path / "one", recipe)
+    two = train(prepared, tmp_path / "two", recipe, workers=0, progress=False, processes=2)
+    logs = [pd.read_csv(tmp_path / n / "log.csv") for n in ("one", "two")]
+    np.testing.assert_allclose(logs[1]["loss"], logs[0]["loss"], rtol=1e-4)
+    assert (two.model, two.best["n"]) == (tmp_path / "two", alone.best["n"])
+    with pytest.raises(ValueError, match="batch_size 7 cannot be shared by 2 processes"):
+        train(prepared, tmp_path / "three", replace(recipe, batch_size=7), workers=0, progress=False, processes=2)
+
+
+def test_a_run_goes_on_from_the_outputs_of_an_earlier_one(prepared, recipe, trained, tmp_path):
+    "As on Kaggle: the earlier run is read-only and elsewhere, and here the folder is empty."
+    shorter = replace(recipe, epochs=2)
+    run(prepared, tmp_path / "earlier", shorter)
+    before = files(tmp_path / "earlier")
+    with pytest.raises(ValueError, match="epochs 2 there, 3 now"):
+        train(prepared, tmp_path / "other", recipe, resume=tmp_path / "earlier", workers=0, progress=False)
+    again = train(prepared, tmp_path / "again", recipe, resume=trained, workers=0, progress=False)
+    assert files(again.model) == files(trained) and files(tmp_path / "earlier") == before
+    with pytest.raises(ValueError, match=r"expected the folder of an earlier `mammo-kit train`, found no state\.pt"):
+        train(prepared, tmp_path / "none", recipe, resume=tmp_path, workers=0, progress=False)

@@ -1,4 +1,5 @@
 "Grey values are pydicom's, within half a level: on real files, on random headers, and worked out by hand."
+import copy
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -36,20 +37,28 @@ def whole_range(dtype):
     return np.arange(2**bits, dtype=f"u{bits // 8}").view(dtype).reshape(-1, 16)
 
 
+def with_16_bit_entries(ds):
+    "A copy whose VOI LUTs have the same values in entries of 16 bits."
+    ds = copy.deepcopy(ds)
+    for item in ds.get("VOILUTSequence") or (): item.LUTDescriptor = [*item.LUTDescriptor[:2], 16]
+    return ds
+
+
 def exact_grey(stored, ds, bits=8, index=0):
     """The grey value in float64, its v by pydicom, and where it can be compared: pydicom casts the index into a VOI LUT
-    to the type of its entries, so what lies further than 255 (8-bit entries) or 65,535 from the first overflows."""
+    to the type of its entries, so what lies further than 65,535 from the first overflows; and entries of 8 bits are
+    given to it as 16-bit ones, because there an index above 255 overflows or, with numpy 2.0, raises."""
     # Widened, because pydicom subtracts the first mapped value in the type of the pixels.
     wide = stored.astype(np.int64) if stored.dtype.kind in "iu" else stored
     with np.errstate(over="ignore", invalid="ignore"), warnings.catch_warnings(action="ignore", category=UserWarning):
         modality = apply_modality_lut(wide, ds)
         if modality.dtype.kind in "iu": modality = modality.astype(np.int64)
-        v = np.asarray(apply_voi_lut(modality, ds, index), np.float64)
+        v = np.asarray(apply_voi_lut(modality, with_16_bit_entries(ds), index), np.float64)
     comparable = np.ones(stored.shape, bool)
     if "VOILUTSequence" in ds:
         _, first, depth = ds.VOILUTSequence[index].LUTDescriptor
         y_min, y_max = 0, 2**depth - 1
-        comparable = modality - first < (2**8 if depth == 8 else 2**16)
+        comparable = modality - first < 2**16
     elif "ModalityLUTSequence" in ds: y_min, y_max = 0, 2**ds.ModalityLUTSequence[0].LUTDescriptor[2] - 1
     else:
         n = ds.BitsStored
