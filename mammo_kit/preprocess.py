@@ -533,7 +533,7 @@ def preprocess(
     settings = Settings(height, width, bits, format, fit, window, full_resolution, repair)
     return run(src, out, settings, workers, part, dask, split, timeout, shard_size, progress, exclude, decisions)
 
-# %% ../nbs/06_preprocess.ipynb #7107b948
+# %% ../nbs/06_preprocess.ipynb #b00f0867
 def _parse_part(part: str) -> tuple[int, int]:
     try: k, n = (int(x) for x in part.split("/"))
     except ValueError as e: raise ValueError(f"part {part!r}: expected K/N, e.g. 2/3") from e
@@ -630,5 +630,7 @@ def run(src: Path, out: Path, settings: Settings, workers: int | None = None, pa
                 for left, i in zip(range(len(todo) - 1, -1, -1), finished):
                     done.add(i)
                     if left: _check_disk(out, left, _tar(out, i).stat().st_size)
-        finally: summary = _write_manifest(out, sorted(done), policy)
+        finally:  # where it was interrupted, a shard may be whole that we have not heard of
+            done |= {i for i in todo.keys() - done if _is_done(out, i, shards[i], settings.repair, policy)}
+            summary = _write_manifest(out, sorted(done), policy)
     return summary

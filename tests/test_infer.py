@@ -315,7 +315,8 @@ def test_ctrl_c_leaves_the_priors_and_nothing_temporary(src, trained, tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     _, words = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert words == "mammo-kit: interrupted\n"
+    assert words.endswith("mammo-kit: interrupted\n")
+    assert "mammo_kit/" not in words  # Python itself may complain of being interrupted at its start
     assert {f.name for f in tmp_path.iterdir()} == {"src", "submission.csv"}
     np.testing.assert_array_equal(submitted(tmp_path / "submission.csv"), PRIOR)
 
