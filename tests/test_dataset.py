@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mammo_kit.dataset import ShardImages, augment, folds, images, read_image
+from mammo_kit.dataset import BreastImages, ShardImages, _with_body, augment, batches, folds, images, read_image
 
 HEIGHT, WIDTH = 64, 32
 
@@ -287,3 +287,227 @@ def test_augmentation_keeps_shape_dtype_and_black(seed, dtype):
     cv2.ellipse(breast, (0, HEIGHT // 2), (24, 26), 0, -90, 90, 255, -1)
     moved = augment(breast, np.random.default_rng(seed))
     assert moved[:, :WIDTH // 2].sum() > moved[:, WIDTH // 2:].sum()  # the chest wall stays on the left
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([np.uint8, np.uint16]), st.floats(0, .3), st.floats(0, 3),
+       st.floats(0, .3), st.floats(0, 1))
+def test_all_of_the_augmentation_keeps_shape_dtype_and_black(seed, dtype, shear, blur, noise, erase):
+    def seen(image):
+        return augment(image, np.random.default_rng(seed), shear=shear, blur=blur, noise=noise, erase=erase)
+    image = picture(0, dtype)
+    before = image.copy()
+    assert seen(image).shape == image.shape and seen(image).dtype == dtype
+    np.testing.assert_array_equal(image, before)
+    np.testing.assert_array_equal(seen(image), seen(image))
+    assert not seen(np.zeros_like(image)).any()
+
+
+STILL = {'turn_deg': 0, 'scale': 0, 'shift': 0, 'gain': 0, 'gamma': 0}
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0, 20), st.floats(0, .3), st.floats(0, .1), st.floats(0, .3))
+def test_the_body_goes_on_beyond_the_chest_wall(seed, turn_deg, scale, shift, shear):
+    "A grey strip from the chest wall outwards, that ends above and below: no hole at the chest wall, no tissue above."
+    strip = np.zeros((HEIGHT, WIDTH), np.uint8)
+    strip[20:44, :20] = 100
+    moved = augment(strip, np.random.default_rng(seed), turn_deg, scale, shift, 0, 0, shear)
+    row = int(np.flatnonzero(moved[:, 6] == 100).mean())  # the middle of the strip a little way from the chest wall
+    assert (moved[row - 1:row + 2, :7] == 100).all()
+    assert not moved[0, :4].any() and not moved[-1, :4].any()
+
+
+def test_a_picture_that_does_not_move_right_is_as_before():
+    "What OpenCV gives with black all around, where nothing comes in at the chest wall."
+    image = picture(5)
+    alone = cv2.warpAffine(image, np.array([[1.1, 0, -3.3], [0, 1.1, 1.7]]), (WIDTH, HEIGHT))
+    with_body = cv2.warpAffine(*_with_body(image, np.array([[1.1, 0, -3.3], [0, 1.1, 1.7]])), (WIDTH, HEIGHT))
+    np.testing.assert_array_equal(with_body, alone)
+    right = np.array([[1., 0, 5], [0, 1, 0]])
+    moved = cv2.warpAffine(*_with_body(image, right), (WIDTH, HEIGHT))
+    np.testing.assert_array_equal(moved[:, 5:], image[:, :-5])
+    np.testing.assert_array_equal(moved[:, :5], np.repeat(image[:, :1], 5, axis=1))
+    scan = image.copy()
+    scan[:, 0] = 0  # the dark rim of a film
+    moved = cv2.warpAffine(*_with_body(scan, right), (WIDTH, HEIGHT))
+    np.testing.assert_array_equal(moved[:, :6], np.repeat(image[:, 1:2], 6, axis=1))
+    np.testing.assert_array_equal(moved[:, 6:], image[:, 1:-5])
+
+
+def test_what_is_on_changes_nothing_else():
+    image = picture(5) // 2
+    erased = augment(image, np.random.default_rng(7), erase=.5)
+    whole = augment(image, np.random.default_rng(7))
+    assert (erased != whole).any() and not erased[erased != whole].any()
+    rows, columns = np.nonzero(erased != whole)
+    assert np.ptp(rows) < HEIGHT / 2 and np.ptp(columns) < WIDTH / 2
+    assert augment(np.full((512, 256), 200, np.uint8), np.random.default_rng(7), **STILL, noise=.1).std() > 1
+    step = np.repeat([[0] * 16 + [200] * 16], HEIGHT, axis=0).astype(np.uint8)
+    blurred = augment(step, np.random.default_rng(7), **STILL, blur=3)
+    assert 0 < np.abs(np.diff(blurred[30].astype(int))).max() < 200 and blurred[30, 0] == 0
+    upright, leant = (augment(image, np.random.default_rng(7), **STILL, shear=shear) for shear in (0, .5))
+    np.testing.assert_array_equal(leant[:, 0], upright[:, 0])  # the chest wall stays where it is
+    assert (leant[:, 9] != upright[:, 9]).any()
+
+
+@pytest.mark.parametrize('bad', [{'erase': 1.5}, {'erase': -.1}, {'blur': -1}, {'noise': -1}])
+def test_augmentation_that_cannot_be(bad):
+    with pytest.raises(ValueError, match='expected at least 0, and erase at most 1'):
+        augment(picture(0), np.random.default_rng(0), **bad)
+
+
+# Batches
+
+def some_labels(positive, negative, seed):
+    return np.random.default_rng(seed).permutation([1] * positive + [0] * negative)
+
+
+labels = st.one_of(st.builds(some_labels, st.integers(0, 9), st.integers(1, 200), st.integers(0, 9)),  # few cancers
+                   st.builds(some_labels, st.integers(1, 99), st.integers(0, 99), st.integers(0, 9)))
+
+
+@settings(deadline=None)
+@given(labels, st.integers(1, 40), st.sampled_from(['natural', 'positive', '1:1', '1:3', '1:20']), st.integers(0, 3),
+       st.integers(0, 3))
+@example(some_labels(1, 9, 0), 2, 'positive', 0, 0)
+@example(some_labels(1, 9, 0), 3, '1:3', 0, 0)
+@example(some_labels(9, 5, 0), 4, '1:3', 0, 0)
+def test_batches(labels, batch_size, sampling, seed, epoch):
+    n, positive = len(labels), int(labels.sum())
+    share = 0 if sampling in ('natural', 'positive') else 1 + int(sampling[2:])
+    if batch_size > n or (sampling != 'natural' and positive in (0, n)) or (share and positive * share < batch_size) \
+            or (sampling == 'positive' and batch_size == 1):
+        with pytest.raises(ValueError, match='batch' if batch_size > n else 'batch|expected both'):
+            batches(labels, batch_size, sampling, seed, epoch)
+        return
+    table = batches(labels, batch_size, sampling, seed, epoch)
+    np.testing.assert_array_equal(table, batches(labels, batch_size, sampling, seed, epoch))
+    assert table.dtype == np.int64 and table.min() >= 0 and table.max() < n
+    assert table.shape == ((positive * share or n) // batch_size, batch_size)
+    times, in_batch = np.bincount(table.ravel(), minlength=n), labels[table].sum(1)
+    if sampling == 'natural':
+        assert times.max() == 1
+        return
+    assert in_batch.any() and np.ptp(in_batch) <= 1
+    assert np.ptp(times[labels == 1]) <= 1 and np.ptp(times[labels == 0]) <= 1
+    if sampling == 'positive':
+        assert in_batch.min() >= 1 and times[labels == 0].max() <= 1
+        assert all(len(set(b[labels[b] == 1])) == k for b, k in zip(table, in_batch, strict=True))
+        assert positive > table.size or times[labels == 1].min() >= 1
+    else:
+        assert times[labels == 1].max() == 1
+        assert 0 <= in_batch.sum() * share - table.size < share  # n negatives for each, the last perhaps fewer
+        assert batch_size < share or in_batch.min() >= 1
+
+
+@pytest.mark.parametrize('sampling', ['natural', 'positive', '1:3'])
+def test_every_epoch_and_seed_has_its_own_batches(sampling):
+    labels = (np.arange(500) % 20 == 0).astype(np.float32)
+    tables = [batches(labels, 10, sampling, seed, epoch) for seed in range(3) for epoch in range(3)]
+    assert len({t.tobytes() for t in tables}) == 9
+    if sampling == '1:3':  # other negatives every time
+        assert len(set(np.concatenate([t[labels[t] == 0] for t in tables]))) > 300
+    column = labels[np.concatenate(tables)].sum(0)
+    assert column.min() > .4 * column.mean()  # no process, with columns of its own, gets all the positives
+
+
+@pytest.mark.parametrize('labels, batch_size, sampling, said', [
+    ([0, 1], 3, 'natural', 'batch_size 3: expected a whole number up to that of the items, 2'),
+    ([0, 1], 0, 'natural', 'batch_size 0'),
+    ([0, 1], 1.5, 'natural', 'batch_size 1.5'),
+    ([], 1, 'natural', 'up to that of the items, 0'),
+    ([0, .5], 1, 'natural', 'expected one 0 or 1'),
+    ([0, np.nan], 1, 'natural', 'expected one 0 or 1'),
+    ([[0, 1]], 1, 'natural', r'labels of shape \(1, 2\)'),
+    ([0, 1], 2, '1:0', "sampling '1:0': expected"),
+    ([0, 1], 2, '2:1', "sampling '2:1': expected"),
+    ([0, 1], 2, None, 'sampling None: expected'),
+    ([0, 0], 2, 'positive', "0 of 2 items are positive, expected both kinds; try 'natural'"),
+    ([1, 1], 2, '1:2', '2 of 2 items are positive'),
+    ([0, 1], 1, 'positive', 'no place for negatives'),
+    ([0, 0, 0, 0, 1], 4, '1:2', '3 items an epoch do not fill a batch of 4'),
+])
+def test_batches_that_cannot_be(labels, batch_size, sampling, said):
+    with pytest.raises(ValueError, match=said):
+        batches(np.array(labels), batch_size, sampling)
+
+
+# Breasts
+
+def of_breasts(out):
+    "Breasts of 1 to 7 of the 16 images, their views out of order."
+    sizes = {'a_L': 1, 'b_R': 2, 'a_R': 6, 'c_L': 7}
+    views = 'MLO  MLO CC  CC CC CC CC MLO LM  MLO CC MLO CC MLO CC CC'.split()
+    return images(out).assign(view=views, breast_id=np.repeat(list(sizes), list(sizes.values())),
+                              cancer=(np.arange(16) == 11).astype(int))
+
+
+def which(seen):
+    "The numbers of the pictures in a breast's tensor."
+    return [next(i for i in range(16) if np.array_equal((x[0].numpy() * 255).round(), picture(i))) for x in seen]
+
+
+def test_a_breast_is_an_item(out):
+    breasts = BreastImages(out, of_breasts(out), n_max=3)
+    assert len(breasts) == 4 and breasts.breast_ids.tolist() == ['a_L', 'b_R', 'a_R', 'c_L']
+    assert breasts.target.tolist() == [0, 0, 0, 1]
+    x, mask, y = breasts[1]
+    assert x.shape == (3, 1, HEIGHT, WIDTH) and mask.tolist() == [True, True, False] and not x[2].any()
+    assert str(x.dtype) == 'torch.float32' and str(mask.dtype) == 'torch.bool' and y == 0
+    first = [which(x[mask]) for x, mask, _ in (breasts[i] for i in range(4))]
+    assert first == [[0], [2, 1], [3, 7, 8], [10, 12, 9]]  # CC first; each view once before any twice
+    assert which(BreastImages(out, of_breasts(out), n_max=1)[3][0]) == [10]
+    with pytest.raises(IndexError):
+        breasts[4]
+    shuffled = of_breasts(out).sample(frac=1, random_state=0)
+    assert sorted(BreastImages(out, shuffled).breast_ids) == sorted(breasts.breast_ids)
+    assert len(BreastImages(out, of_breasts(out), target=None)[0]) == 2
+
+
+def test_training_draws_the_images_anew(out):
+    breasts = BreastImages(out, of_breasts(out), augment=lambda image, rng: image, n_max=3)
+    seen = []
+    for epoch in range(30):
+        breasts.set_epoch(epoch)
+        x, mask, _ = breasts[2]
+        seen.append(which(x[mask]))
+        assert seen[-1] == which(breasts[2][0])
+    assert all(i[0] in (3, 4, 5, 6) and i[1:] == [7, 8] for i in seen) and len({i[0] for i in seen}) == 4
+    breasts.set_epoch(0)
+    assert which(breasts[2][0]) == seen[0]
+    one = BreastImages(out, of_breasts(out), augment=lambda image, rng: image, n_max=1)
+    drawn = set()
+    for epoch in range(60):
+        one.set_epoch(epoch)
+        drawn.add(which(one[2][0])[0])
+    assert drawn == set(range(3, 9))  # every image has its day
+
+
+@pytest.mark.parametrize('method', sorted({'fork', 'spawn'} & set(multiprocessing.get_all_start_methods())))
+def test_workers_change_no_breast(out, method):
+    import torch
+    breasts = BreastImages(out, of_breasts(out), augment=augment, seed=3, n_max=3)
+    alone = [in_this_process(breasts, epoch) for epoch in range(2)]
+    assert not alone[0].equal(alone[1]) and pickle.loads(pickle.dumps(breasts))[2][0].equal(breasts[2][0])
+    workers = torch.utils.data.DataLoader(breasts, batch_size=2, num_workers=2, persistent_workers=True,
+                                          multiprocessing_context=method)
+    for epoch in (1, 0):
+        breasts.set_epoch(epoch)
+        assert torch.cat([x for x, _, _ in workers]).equal(alone[epoch])
+
+
+def test_breasts_that_cannot_be(out):
+    frame = of_breasts(out)
+    with pytest.raises(ValueError, match='no column breast_id, view'):
+        BreastImages(out, frame.drop(columns=['breast_id', 'view']))
+    with pytest.raises(ValueError, match='n_max 0'):
+        BreastImages(out, frame, n_max=0)
+    with pytest.raises(ValueError, match='cancer is missing for 9003'):
+        BreastImages(out, frame.assign(cancer=frame['cancer'].where(frame.index != 3)))
+    data = cv2.imencode('.png', np.zeros((8, 8), np.uint8))[1].tobytes()
+    shard = out / 'shards' / '00000.tar'
+    shard.write_bytes(shard.read_bytes() + data)
+    frame.loc[1, ['offset', 'length']] = shard.stat().st_size - len(data), len(data)
+    with pytest.raises(ValueError, match=r'image 9001 is \(8, 8\), another of breast b_R \(64, 32\)'):
+        BreastImages(out, frame)[1]
