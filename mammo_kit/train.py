@@ -5,13 +5,18 @@
 # %% auto #0
 __all__ = ['Recipe', 'split', 'grey_statistics', 'precision', 'predict', 'by_breast', 'Trained', 'train']
 
-# %% ../nbs/12_train.ipynb #f402ada3
+# %% ../nbs/12_train.ipynb #85c2d648
 import hashlib
 import math
 import os
 import pickle
 import shutil
+import signal
+import threading
+import time
 import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -20,8 +25,8 @@ import pandas as pd
 import timm.optim
 import timm.scheduler
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, set_seed
+from accelerate import Accelerator, skip_first_batches
+from accelerate.utils import DataLoaderConfiguration, gather_object, set_seed
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -124,8 +129,10 @@ def by_breast(
     return pd.DataFrame({target: aggregate(frame, "breast_id", target, "max"),
                          "probability": aggregate(frame, "breast_id")})
 
-# %% ../nbs/12_train.ipynb #76d323fa
+# %% ../nbs/12_train.ipynb #c0d32ff4
 def _save_state(file: Path, state: dict):
+    "Write a state whole; the last one stays as `state.previous.pt`."
+    if file.exists(): os.replace(file, file.with_name("state.previous.pt"))
     with whole(file) as f: torch.save(state, f)
 
 
@@ -139,24 +146,57 @@ def _take_over(earlier: Path, model: Path, main: bool):
             with whole(model / f.name) as copy, f.open("rb") as there: shutil.copyfileobj(there, copy)
 
 
-def _load_state(file: Path, recipe: Recipe, digest: str) -> dict | None:
-    "What an earlier run left, or None; ValueError if it had another recipe or other images."
-    if not file.exists(): return None
-    try:
-        with zipfile.ZipFile(file) as parts: damaged = parts.testzip()  # torch does not look at the checksums
-        if damaged: raise ValueError(damaged)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        theirs, images = dict(state["recipe"]), state["images"]
-    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, EOFError, OSError,
-            zipfile.BadZipFile, pickle.UnpicklingError) as e:  # what they come upon in a damaged or foreign file
-        raise ValueError(f"{file} is damaged ({type(e).__name__}): delete it to train anew") from e
+def _load_state(model: Path, recipe: Recipe, digest: str) -> dict | None:
+    "The last sound state of an earlier run, or None; ValueError if it had another recipe or other images."
+    found = [file for file in (model / "state.pt", model / "state.previous.pt") if file.exists()]
+    for last, file in enumerate(found, 1 - len(found)):
+        try:
+            with zipfile.ZipFile(file) as parts: damaged = parts.testzip()  # torch does not look at the checksums
+            if damaged: raise ValueError(damaged)
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            theirs, images, _ = dict(state["recipe"]), state["images"], state["step"]
+            break
+        except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, EOFError, OSError,
+                zipfile.BadZipFile, pickle.UnpicklingError) as e:  # what they come upon in a damaged or foreign file
+            if last == 0:
+                raise ValueError(f"{found[0]} is damaged ({type(e).__name__}): delete it to train anew") from e
+    else: return None
     differ = [f"{f.name} {theirs.get(f.name)} there, {getattr(recipe, f.name)} now" for f in fields(Recipe)
               if theirs.get(f.name) != getattr(recipe, f.name)]
     if images != digest: differ.append("other images")
     if differ:
-        raise ValueError(f"{file.parent} holds a run of another kind: {'; '.join(differ)}. "
+        raise ValueError(f"{model} holds a run of another kind: {'; '.join(differ)}. "
                          "Choose another folder, or delete this one to train anew")
     return state
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    "The signals that ask for an end, noted so that a step is not cut in two; a second Ctrl-C interrupts at once."
+    noted = []
+
+    def note(number, _):
+        if noted and number == signal.SIGINT: raise KeyboardInterrupt
+        noted.append(number)
+
+    if threading.current_thread() is not threading.main_thread():  # where signals cannot be caught
+        yield noted
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try: yield noted
+    finally:
+        for number, handler in before.items(): signal.signal(number, handler)
+
+
+def _random_state() -> dict[str, torch.Tensor]:
+    "What dropout and its like draw from, in this process."
+    cuda = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    return {"cpu": torch.get_rng_state(), **cuda}
+
+
+def _set_random_state(state: dict[str, torch.Tensor]):
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available(): torch.cuda.set_rng_state(state["cuda"])
 
 
 def _images_digest(frame: pd.DataFrame, settings: dict) -> str:
@@ -176,26 +216,39 @@ def _network(recipe: Recipe, shape: tuple[int, int], mean: float, std: float) ->
     if given.shape != (1,): raise ValueError(f"pool {recipe.pool!r}: expected one that leaves a number for each image")
     return network
 
-# %% ../nbs/12_train.ipynb #966bdc45
+# %% ../nbs/12_train.ipynb #96da5e43
 @dataclass(frozen=True)
 class Trained:
     "What a training run came to."
     model: Path              # the folder
-    best: dict[str, float]   # epoch and held-out scores of the best model
+    best: dict[str, float]   # epoch and held-out scores of the best model; empty before the first epoch has ended
+    steps: int               # that are done
+    all_steps: int           # of the whole run
+
+    @property
+    def exit_status(self) -> int:
+        "0 if the run came to its end, 3 if it was stopped before."
+        return 0 if self.steps == self.all_steps else 3
 
     def __str__(self):
-        b = self.best
-        return (f"best epoch {b['epoch']}: AUROC {b['auroc']:.3f}, average precision {b['average_precision']:.3f}, "
-                f"pF1 {b['pf1_binarised']:.3f} at the best threshold (floor {b['pf1_floor']:.3f}) on {b['n']} held-out "
-                f"breasts, {b['n_positive']} positive; {self.model / 'best.safetensors'}")
+        b, told = self.best, []
+        if self.exit_status:
+            told.append(f"stopped after step {self.steps} of {self.all_steps}; the same command goes on from here")
+        if b: told.append(
+            f"best epoch {b['epoch']}: AUROC {b['auroc']:.3f}, average precision {b['average_precision']:.3f}, "
+            f"pF1 {b['pf1_binarised']:.3f} at the best threshold (floor {b['pf1_floor']:.3f}) on {b['n']} held-out "
+            f"breasts, {b['n_positive']} positive; {self.model / 'best.safetensors'}")
+        return "\n".join(told)
 
 
 def train(
     out: Path,                    # preprocessed images, of `mammo-kit preprocess`
-    model: Path,                  # the folder to make; starting again on it goes on after its last epoch
+    model: Path,                  # the folder to make; starting again on it goes on where it was
     recipe: Recipe = Recipe(),    # what decides what is learnt
     resume: Path | None = None,   # the folder of an earlier run to go on from, while MODEL holds none
     processes: int | None = None,  # that share the batches; one for each graphics card if not given
+    hours: float | None = None,   # before it saves and stops
+    save_minutes: float = 10,     # between two saved states within an epoch
     workers: int | None = None,   # processes that decode and augment; the cores of each process less one if not given
     progress: bool = True,        # show a bar, and a line for each epoch
 ) -> Trained:
@@ -203,8 +256,10 @@ def train(
     from tqdm import tqdm
     if "WORLD_SIZE" not in os.environ:  # nobody, such as torchrun, has started several processes
         processes = processes or max(1, torch.cuda.device_count())
-        if processes > 1: return _on_several(processes, out, model, recipe, resume, None, workers, progress)
+        if processes > 1:
+            return _on_several(processes, out, model, recipe, resume, None, hours, save_minutes, workers, progress)
     out, model = Path(out), Path(model)
+    began = saved = time.monotonic()
 
     # Set up: the process, the images, the network.
     accelerator = Accelerator(mixed_precision=precision(), cpu=not torch.cuda.is_available(), dataloader_config=
@@ -218,7 +273,7 @@ def train(
     if resume: _take_over(Path(resume), model, main)
     accelerator.wait_for_everyone()
     digest = _images_digest(frame, asdict(settings))
-    state = _load_state(model / "state.pt", recipe, digest)
+    state = _load_state(model, recipe, digest)
 
     network = _network(recipe, settings.shape, *grey_statistics(out, train_rows))
     optimizer = timm.optim.create_optimizer_v2(network, "adamw", recipe.learning_rate, recipe.weight_decay)
@@ -234,58 +289,106 @@ def train(
     warmup = min(round(recipe.warmup * steps), steps - 1)
     schedule = timm.scheduler.CosineLRScheduler(optimizer, steps - warmup, t_in_epochs=False, warmup_t=warmup,
                                                 warmup_prefix=True, warmup_lr_init=recipe.learning_rate / 100)
-    log, first = [], 0
+    bare, log, losses, random, first, start = accelerator.unwrap_model(network), [], [], None, 0, 0
     if state:
-        accelerator.unwrap_model(network).load_state_dict(state["model"])
+        bare.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        log, first = state["log"], state["epoch"] + 1
+        if accelerator.scaler and state["scaler"]: accelerator.scaler.load_state_dict(state["scaler"])
+        log, first, start = state["log"], state["epoch"], state["step"]
+        if start:
+            mine = state["processes"][accelerator.process_index % len(state["processes"])]
+            losses, random = list(mine["losses"].to(accelerator.device)), mine["random"]
+
+    def save(epoch: int, step: int):
+        "Save that this step of this epoch comes next; all processes take part."
+        mine = {"random": _random_state(), "losses": torch.stack(losses).cpu()} if step else None
+        processes = gather_object([mine])
+        if not main: return
+        _save_state(model / "state.pt", {
+            "recipe": asdict(recipe), "images": digest, "epoch": epoch, "step": step, "log": log,
+            "processes": processes, "model": bare.state_dict(), "optimizer": optimizer.state_dict(),
+            "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None})
 
     # Loop.
-    bar = tqdm(total=steps, initial=first * len(loader), unit="step", disable=not (progress and main), smoothing=.05)
-    for epoch in range(first, recipe.epochs):
-        set_seed(recipe.seed * 1000 + epoch, device_specific=True)
-        loader.set_epoch(epoch)
-        network.train()
-        losses = []
-        for step, (x, y) in enumerate(loader, epoch * len(loader)):
-            schedule.step_update(step)
-            with accelerator.autocast(): loss = loss_of(network(x), y)
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(network.parameters(), recipe.clip)
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(loss.detach())
-            bar.update()
-        loss = accelerator.reduce(torch.stack(losses).mean(), "mean").item()
+    stop, done = False, first * len(loader) + start
+    with _asked_to_stop() as asked, tqdm(total=steps, initial=done, unit="step", smoothing=.05,
+                                         disable=not (progress and main)) as bar:
+        for epoch in range(first, recipe.epochs):
+            set_seed(recipe.seed * 1000 + epoch, device_specific=True)
+            loader.set_epoch(epoch)
+            batches = skip_first_batches(loader, start)
+            batches.set_epoch(epoch)
+            network.train()
+            for step, (x, y) in enumerate(_while_there_are_workers(batches, asked), start):
+                if random: random = _set_random_state(random)
+                schedule.step_update(epoch * len(loader) + step)
+                with accelerator.autocast(): loss = loss_of(network(x), y)
+                accelerator.backward(loss)
+                accelerator.clip_grad_norm_(network.parameters(), recipe.clip)
+                optimizer.step()
+                optimizer.zero_grad()
+                losses.append(loss.detach())
+                bar.update()
+                start, done = step + 1, done + 1
+                if n > 1 and start % 10 or start == len(loader): continue  # several processes agree now and then
+                now = time.monotonic()
+                late = hours is not None and now - began > 3600 * hours
+                stop, due = _agreed(accelerator, bool(asked) or late, now - saved > 60 * save_minutes)
+                if stop or due:
+                    save(epoch, start)
+                    saved = time.monotonic()
+                if stop: break
+            if start < len(loader) and not stop:  # the loader's workers heard the same Ctrl-C as we
+                save(epoch, start)
+                stop = True
+            if stop: break
+            loss = accelerator.reduce(torch.stack(losses).mean(), "mean").item()
+            losses, start = [], 0
 
-        # Evaluate.
-        valid = valid_rows.assign(probability=predict(accelerator, network, valid_loader))
-        if not np.isfinite([loss, *valid["probability"]]).all():
-            raise ValueError(f"epoch {epoch} diverged (loss {loss:.3g}): try a smaller learning_rate or clip")
-        breasts = by_breast(valid, recipe.target)
-        row = {"epoch": epoch, "loss": loss, **scores(breasts[recipe.target], breasts["probability"])}
-        log.append(row)
-        if progress and main:
-            bar.write(f"epoch {epoch}: loss {loss:.3f}, held out: AUROC {row['auroc']:.3f}, "
-                      f"average precision {row['average_precision']:.3f}")
+            # Evaluate.
+            valid = valid_rows.assign(probability=predict(accelerator, network, valid_loader))
+            if not np.isfinite([loss, *valid["probability"]]).all():
+                raise ValueError(f"epoch {epoch} diverged (loss {loss:.3g}): try a smaller learning_rate or clip")
+            breasts = by_breast(valid, recipe.target)
+            row = {"epoch": epoch, "loss": loss, **scores(breasts[recipe.target], breasts["probability"])}
+            log.append(row)
+            if progress and main:
+                bar.write(f"epoch {epoch}: loss {loss:.3f}, held out: AUROC {row['auroc']:.3f}, "
+                          f"average precision {row['average_precision']:.3f}")
 
-        # Save.
-        if not main: continue
-        decision = choose_decision(breasts[recipe.target], breasts["probability"])
-        record = {"version": __version__, "recipe": asdict(recipe), "settings": asdict(settings),
-                  "decision": asdict(decision), "scores": row}
-        bare = accelerator.unwrap_model(network)
-        if row["auroc"] >= max(r["auroc"] for r in log):
-            save_model(model / "best.safetensors", bare, record)
-            with whole(model / "held_out.csv") as f: f.write(_table(valid, recipe.target).to_csv(index=False).encode())
-        save_model(model / "last.safetensors", bare, record)
-        with whole(model / "log.csv") as f: f.write(pd.DataFrame(log).to_csv(index=False).encode())
-        _save_state(model / "state.pt", {"recipe": asdict(recipe), "images": digest, "epoch": epoch, "log": log,
-                                         "model": bare.state_dict(), "optimizer": optimizer.state_dict()})
-    bar.close()
+            # Save.
+            if main:
+                decision = choose_decision(breasts[recipe.target], breasts["probability"])
+                record = {"version": __version__, "recipe": asdict(recipe), "settings": asdict(settings),
+                          "decision": asdict(decision), "scores": row}
+                if row["auroc"] >= max(r["auroc"] for r in log):
+                    save_model(model / "best.safetensors", bare, record)
+                    table = _table(valid, recipe.target).to_csv(index=False)
+                    with whole(model / "held_out.csv") as f: f.write(table.encode())
+                save_model(model / "last.safetensors", bare, record)
+                with whole(model / "log.csv") as f: f.write(pd.DataFrame(log).to_csv(index=False).encode())
+            save(epoch + 1, 0)
+            saved = time.monotonic()
+            late = hours is not None and saved - began > 3600 * hours
+            if epoch + 1 < recipe.epochs: (stop,) = _agreed(accelerator, bool(asked) or late)
+            if stop: break
+    if stop and signal.SIGINT in asked: raise KeyboardInterrupt
     accelerator.wait_for_everyone()
     accelerator.end_training()
-    return Trained(model, max(reversed(log), key=lambda r: r["auroc"]))
+    return Trained(model, max(reversed(log), key=lambda r: r["auroc"], default={}), done, steps)
+
+
+def _while_there_are_workers(batches: Iterable, asked: list[int]) -> Iterator:
+    "The batches; they end early where the loader's workers were interrupted together with us."
+    try: yield from batches
+    except RuntimeError:
+        if not asked: raise
+
+
+def _agreed(accelerator: Accelerator, *said: bool) -> list[bool]:
+    "What one process says holds for all, so that they stop and save at the same step."
+    if accelerator.num_processes == 1: return list(said)
+    return accelerator.reduce(torch.tensor(said, device=accelerator.device).float(), "sum").bool().tolist()
 
 
 def _on_several(processes: int, *args) -> Trained:

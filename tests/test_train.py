@@ -1,4 +1,5 @@
 "Training whatever happens on the way: two processes, kills, damaged files, and labels that nothing can be learnt from."
+import errno
 import os
 import shutil
 import signal
@@ -49,9 +50,10 @@ def start(prepared, tmp_path):
     script.write_text(SCRIPT)
 
     def start(model, recipe, *launcher, workers=0, **env):
+        more, launcher = [w for w in launcher if w.startswith("--save")], [w for w in launcher if w[:6] != "--save"]
         options = [f"--{k.replace('_', '-')}={v}" for k, v in asdict(recipe).items() if k != "augment"]
         return subprocess.run([*(launcher or [sys.executable]), script, "train", prepared, model, *options,
-                               "--augment" if recipe.augment else "--no-augment", "--workers", str(workers)],
+                               "--augment" if recipe.augment else "--no-augment", "--workers", str(workers), *more],
                               env=os.environ | {"NOTES": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""} | env,
                               capture_output=True, text=True, timeout=120)
 
@@ -120,8 +122,8 @@ def test_stopped_in_the_middle_of_an_epoch_it_goes_on_to_the_same_bits(
     again = run(prepared, model, recipe, workers=after)
     whole = files(trained)
     for file, data in files(model).items():
-        if file != "state.pt": assert data == whole.pop(file), file
-    assert set(whole) == {"state.pt"}
+        if not file.startswith("state"): assert data == whole.pop(file), file
+    assert set(whole) == {"state.pt", "state.previous.pt"}
     assert again.best == run(prepared, trained, recipe).best  # a finished run changes nothing and says the same
 
 
@@ -198,20 +200,91 @@ def test_a_model_with_any_damaged_header_is_refused_or_whole(trained, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["empty", "a byte", "half", "all but one", "text", "zeros", "somewhere"])
-def test_a_damaged_state_is_refused_in_words_and_can_be_deleted(damage, prepared, recipe, trained, tmp_path):
+def test_where_a_state_is_damaged_the_one_before_it_serves(damage, prepared, recipe, trained, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(trained, model)
     data, rng = (model / "state.pt").read_bytes(), np.random.default_rng(1)
-    where = list(rng.integers(0, 12000, 15)) + [len(data) - int(n) for n in rng.integers(1, 12000, 15)]
+    where = list(rng.integers(0, 12000, 5)) + [len(data) - int(n) for n in rng.integers(1, 12000, 5)]
     for harmed in [flipped(data, at) for at in where] if damage == "somewhere" else [DAMAGES[damage](data)]:
         (model / "state.pt").write_bytes(harmed)
-        try: run(prepared, model, recipe)
-        except ValueError as e: assert "state.pt is damaged" in str(e)
-        else: assert damage == "somewhere"  # in the padding
-    if damage == "half":
-        (model / "state.pt").unlink()
+        (model / "state.previous.pt").write_bytes((trained / "state.previous.pt").read_bytes())
+        (model / "last.safetensors").unlink()
         run(prepared, model, recipe)
-        assert (model / "last.safetensors").read_bytes() == (trained / "last.safetensors").read_bytes()
+        if damage != "somewhere" or (model / "last.safetensors").exists():  # a flip in the padding harms nothing
+            assert (model / "last.safetensors").read_bytes() == (trained / "last.safetensors").read_bytes()
+        shutil.copy(trained / "last.safetensors", model)
+
+
+def test_two_damaged_states_are_refused_in_words_and_can_be_deleted(prepared, recipe, trained, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(trained, model)
+    for name in ("state.pt", "state.previous.pt"): (model / name).write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"state\.pt is damaged .*: delete it to train anew"):
+        run(prepared, model, recipe)
+    for name in ("state.pt", "state.previous.pt"): (model / name).unlink()
+    run(prepared, model, recipe)
+    assert (model / "last.safetensors").read_bytes() == (trained / "last.safetensors").read_bytes()
+
+
+def same_but_states(model, other):
+    kept = [{name: data for name, data in files(folder).items() if not name.startswith("state")}
+            for folder in (model, other)]
+    return kept[0] == kept[1] and len(kept[0]) == 4
+
+
+@pytest.fixture
+def with_dropout(recipe):
+    "Something random in the network itself, too."
+    return replace(recipe, drop=.3, epochs=2)
+
+
+def test_stopped_after_every_single_step_it_ends_with_the_same_bits(prepared, with_dropout, tmp_path):
+    whole = run(prepared, tmp_path / "whole", with_dropout)
+    assert whole.exit_status == 0 and whole.steps == whole.all_steps > 6
+    for step in range(1, whole.all_steps):
+        part = run(prepared, tmp_path / "parts", with_dropout, hours=0, workers=step % 2)
+        assert (part.steps, part.exit_status) == (step, 3)
+        assert f"stopped after step {step} of {whole.all_steps}; the same command goes on" in str(part)
+    last = run(prepared, tmp_path / "parts", with_dropout, hours=0)
+    assert (last.exit_status, last.best) == (0, whole.best)
+    assert same_but_states(tmp_path / "parts", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("name", "workers"), [("SIGTERM", 1), ("SIGINT", 2), ("SIGKILL", 1)])
+def test_a_signal_at_any_step_loses_nothing(name, workers, prepared, with_dropout, start, tmp_path):
+    "SIGKILL loses what came after the last saved state, and that is done again."
+    whole = run(prepared, tmp_path / "whole", with_dropout)
+    number, model = getattr(signal, name), tmp_path / "model"
+    for step in np.random.default_rng(3).integers(1, whole.all_steps // 2, 2):
+        when = {"AT_STEP": str(step), "SIGNAL": str(int(number))}
+        ended = start(model, with_dropout, "--save-minutes=0", workers=workers, **when)
+        assert ended.returncode == {"SIGTERM": 3, "SIGINT": 130, "SIGKILL": -number}[name], ended.stderr
+        assert "Traceback" not in ended.stderr and not list(model.glob(".*"))
+    assert run(prepared, model, with_dropout).best == whole.best
+    assert same_but_states(model, tmp_path / "whole")
+
+
+def test_a_full_disk_while_saving_leaves_the_state_before(prepared, recipe, trained, tmp_path, monkeypatch):
+    model, real = tmp_path / "model", torch.save
+    run(prepared, model, recipe, hours=0)
+
+    def full(state, f): raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"): run(prepared, model, recipe, hours=0)
+    monkeypatch.setattr(torch, "save", real)
+    assert sorted(f.name for f in model.iterdir()) == ["state.previous.pt"]
+    run(prepared, model, recipe)
+    assert same_but_states(model, trained)
+
+
+def test_two_processes_stop_and_go_on_together(prepared, recipe, tmp_path):
+    recipe = replace(recipe, epochs=2, augment=False, drop=.3)
+    options = {"workers": 0, "progress": False, "processes": 2}
+    whole = train(prepared, tmp_path / "whole", recipe, **options)
+    part = train(prepared, tmp_path / "parts", recipe, hours=0, **options)
+    assert (part.exit_status, part.steps) == (3, whole.all_steps // 2)
+    assert train(prepared, tmp_path / "parts", recipe, **options).best == whole.best
+    assert same_but_states(tmp_path / "parts", tmp_path / "whole")
 
 
 def test_a_state_of_something_else_is_refused(prepared, recipe, tmp_path):
