@@ -63,7 +63,7 @@ class ViewPool(nn.Module):
         largest = features.detach().amax(1, keepdim=True)  # taken out, so that no power overflows or vanishes
         return (weights * (features / largest) ** p).sum(1) ** (1 / p) * largest.squeeze(1)
 
-# %% ../nbs/10_model.ipynb #806a01b6
+# %% ../nbs/10_model.ipynb #dd06d725
 class MammogramModel(nn.Module):
     "A timm backbone on grayscale images, or on breasts of several; ValueError if it cannot be, with the nearest names."
     def __init__(
@@ -109,7 +109,7 @@ class MammogramModel(nn.Module):
 
     def forward(
         self,
-        x: torch.Tensor,                    # grey values in [0, 1]: (B, 1, H, W); with `views` (B, N, 1, H, W)
+        x: torch.Tensor,                    # (B, 1, H, W); with `views` (B, N, 1, H, W): uint8, uint16 or in [0, 1]
         mask: torch.Tensor | None = None,   # with `views`: (B, N) bool, which images there are; None: all
     ) -> torch.Tensor:                      # (B,) logits; (B, k) for k outputs
         "One logit for each image, or for each breast, and output."
@@ -119,11 +119,18 @@ class MammogramModel(nn.Module):
             raise ValueError(f"images of shape {tuple(x.shape)}: expected {expected} with views {views}")
         if self.views is None:
             if mask is not None: raise ValueError("a mask, but views None: expected a model of several images a breast")
-            logits = self.backbone((x - self.mean) / self.std)
+            logits = self.backbone(self._standardised(x))
         else:
             features, mask = self._features(x, mask)
             logits = self.backbone.get_classifier()(self.views(features, mask))
         return logits.squeeze(1) if len(self.outputs) == 1 else logits
+
+    def _standardised(self, x: torch.Tensor) -> torch.Tensor:
+        "Integers become floats in [0, 1] by the largest number of their type; then all have mean 0 and deviation 1."
+        if x.dtype in (torch.uint8, torch.uint16): x = x.to(torch.float32) / torch.iinfo(x.dtype).max
+        elif not x.is_floating_point():
+            raise ValueError(f"images of {x.dtype}: expected uint8, uint16, or float in [0, 1]")
+        return (x - self.mean) / self.std
 
     def _features(self, x: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         "(B, N, F) features of the images that there are, 0 for the others, and the mask."
@@ -131,7 +138,9 @@ class MammogramModel(nn.Module):
         if mask.shape != x.shape[:2] or mask.dtype != torch.bool or not mask.any(1).all():
             raise ValueError(f"mask {tuple(mask.shape)} {mask.dtype}: expected {tuple(x.shape[:2])} torch.bool, and an "
                              "image in each breast")
-        seen = (x[mask] - self.mean) / self.std
+        # CUDA finds no elements of a uint16 tensor, but the same bits as int16.
+        seen = x.view(torch.int16)[mask].view(torch.uint16) if x.dtype == torch.uint16 else x[mask]
+        seen = self._standardised(seen)
         seen = self.backbone.forward_head(self.backbone.forward_features(seen), pre_logits=True)
         if seen.ndim != 2: raise ValueError(f"pool {self.options['pool']!r}: expected one that leaves no places")
         features = seen.new_zeros(*mask.shape, seen.shape[1])

@@ -15,7 +15,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mammo_kit.dataset import BreastImages, ShardImages, _with_body, augment, batches, folds, images, read_image
+from mammo_kit.dataset import (
+    BreastImages,
+    ShardImages,
+    _with_body,
+    augment,
+    augment_strongly,
+    batches,
+    folds,
+    images,
+    read_image,
+)
 
 HEIGHT, WIDTH = 64, 32
 
@@ -80,7 +90,8 @@ def test_sixteen_bits_stay_sixteen_bits(tmp_path):
     frame = images(tmp_path / 'out')
     assert read_image(tmp_path / 'out', frame.iloc[9]).dtype == np.uint16
     x, _ = ShardImages(tmp_path / 'out', frame)[9]
-    np.testing.assert_array_equal((x[0].numpy().astype(float) * 65535).round(), picture(9, np.uint16))
+    assert str(x.dtype) == 'torch.uint16'
+    np.testing.assert_array_equal(x[0].numpy(), picture(9, np.uint16))
     assert augment(picture(9, np.uint16), np.random.default_rng(0)).dtype == np.uint16
 
 
@@ -230,6 +241,53 @@ def test_an_error_in_a_worker_names_the_image(out):
     workers._shutdown_workers()  # else they end with the garbage collection of the traceback, after 5 s each
 
 
+# Targets
+
+def of_columns(out):
+    "Four breasts of four images; age is known for the first image of the second, and none of the third."
+    age = np.repeat([40., 50, np.nan, 70], 4)
+    age[5:8] = np.nan
+    return images(out).assign(breast_id=np.repeat(list('abcd'), 4), age=age, biopsy=[0, 0, 1, 0] * 4)
+
+
+def test_targets(out):
+    frame = of_columns(out)
+    several = ShardImages(out, frame, ('cancer', 'age', 'biopsy'))
+    assert several.target.shape == (16, 3) and several.target.dtype == np.float32
+    x, y = several[2]
+    assert x.shape == (1, HEIGHT, WIDTH) and str(y.dtype) == 'torch.float32' and y.tolist() == [0, 40, 1]
+    assert several[5][1].isnan().tolist() == [False, True, False]
+    assert ShardImages(out, frame).target.shape == (16,) and ShardImages(out, frame)[4][1].shape == ()
+    assert ShardImages(out, frame, ('cancer',)).target.shape == (16, 1)
+    assert ShardImages(out, frame, None)[2].equal(x) and ShardImages(out, frame, None).target is None
+    breasts = BreastImages(out, frame, ('cancer', 'age', 'biopsy'))
+    np.testing.assert_array_equal(breasts.target, [[1, 40, 1], [1, 50, 1], [1, np.nan, 1], [1, 70, 1]])
+    assert breasts[1][2].tolist() == [1, 50, 1] and len(breasts[1]) == 3
+    assert BreastImages(out, frame, 'cancer').target.tolist() == [1] * 4 and len(BreastImages(out, frame, None)[0]) == 2
+
+
+@pytest.mark.parametrize('kind', [ShardImages, BreastImages])
+@pytest.mark.parametrize('target, said', [
+    ('age', 'age is missing or infinite for 9005, 9006, 9007, 9008, 9009 and 2 more'),
+    (('age', 'cancer'), 'age is missing'), (('cancer', 'far'), 'far is missing or infinite for 9003'),
+    (('cancer', 'view'), 'target cancer, view: expected numbers, but .*MLO'),
+    (('cancer', 'density', 'BIRADS'), 'no column density, BIRADS'), ('canc', 'no column canc')])
+def test_targets_that_cannot_be(out, kind, target, said):
+    far = np.where(np.arange(16) == 3, np.inf, 0)
+    with pytest.raises(ValueError, match=said):
+        kind(out, of_columns(out).assign(far=far), target)
+
+
+def test_what_was_found_for_items_goes_back_to_rows(out):
+    frame = of_breasts(out).sample(frac=1, random_state=1)
+    assert ShardImages(out, frame).to_rows(np.arange(16)).tolist() == list(range(16))
+    breasts = BreastImages(out, frame)
+    found = np.array([ord(b[0]) + .5 for b in breasts.breast_ids])
+    assert breasts.to_rows(found).tolist() == [ord(b[0]) + .5 for b in frame['breast_id']]
+    with pytest.raises(ValueError, match='16 values: expected one for each of 4 items'):
+        breasts.to_rows(np.arange(16))
+
+
 # Damage
 
 def test_unpacked_shards(tmp_path):
@@ -351,9 +409,52 @@ def test_what_is_on_changes_nothing_else():
     assert (leant[:, 9] != upright[:, 9]).any()
 
 
-@pytest.mark.parametrize('bad', [{'erase': 1.5}, {'erase': -.1}, {'blur': -1}, {'noise': -1}])
+def test_contrast_by_hand():
+    "Brightness 1 + b·gain, exponent 1 + g·gamma, rounded and clipped; in 16 bits the same curve."
+    chance = np.random.default_rng(7)
+    flip, (_, _, _, _, bright, bend) = chance.random() < .5, chance.uniform(-1, 1, 6)
+    grey = np.arange(256).reshape(16, 16)
+    expected = 255 * np.clip((1 + .4 * bright) * (grey / 255) ** (1 + .3 * bend), 0, 1)
+    expected = expected[::-1] if flip else expected
+    changed = STILL | {'gain': .4, 'gamma': .3}
+    seen = augment(grey.astype(np.uint8), np.random.default_rng(7), **changed)
+    np.testing.assert_array_equal(seen, np.rint(expected))
+    wide = augment((grey * 257).astype(np.uint16), np.random.default_rng(7), **changed)
+    np.testing.assert_allclose(wide / 257, expected, atol=.51 / 257)
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+def test_noise_has_the_deviation_that_is_asked_for(dtype):
+    "grain · noise · √(grey/white) · white, normal, without a pattern; grain is among the generator's first draws."
+    top = np.iinfo(dtype).max
+    chance = np.random.default_rng(7)
+    chance.random(), chance.uniform(-1, 1, 6), chance.uniform(-1, 1)
+    grain = chance.random(6)[1]
+    for grey in (.16, .49):
+        flat = np.full((512, 256), round(grey * top), dtype)
+        noise = augment(flat, np.random.default_rng(7), **STILL, noise=.1).astype(float) - flat
+        assert noise.std() == pytest.approx(grain * .1 * grey**.5 * top, rel=.02)
+        assert abs(noise.mean()) < .01 * top * grain * .1
+        z = noise / noise.std()
+        assert abs((z**3).mean()) < .05 and (z**4).mean() == pytest.approx(3, abs=.2)  # as of the normal distribution
+        for other in (z[1:, :] * z[:-1, :], z[:, 1:] * z[:, :-1], z[:256] * z[256:]): assert abs(other.mean()) < .02
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([np.uint8, np.uint16]))
+def test_the_strong_augmentation_keeps_shape_dtype_black_and_chest_wall(seed, dtype):
+    def seen(image): return augment_strongly(image, np.random.default_rng(seed))
+    image = picture(0, dtype)
+    assert seen(image).shape == image.shape and seen(image).dtype == dtype and not seen(np.zeros_like(image)).any()
+    np.testing.assert_array_equal(seen(image), seen(image))
+    breast = np.zeros((HEIGHT, WIDTH), np.uint8)
+    cv2.ellipse(breast, (0, HEIGHT // 2), (24, 26), 0, -90, 90, 255, -1)
+    assert seen(breast)[:, :WIDTH // 2].sum() > seen(breast)[:, WIDTH // 2:].sum()
+
+
+@pytest.mark.parametrize('bad', [{'erase': 1.5}, {'erase': -.1}, {'blur': -1}, {'noise': -1}, {'scale': 10}])
 def test_augmentation_that_cannot_be(bad):
-    with pytest.raises(ValueError, match='expected at least 0, and erase at most 1'):
+    with pytest.raises(ValueError, match='expected at least 0, erase at most 1, scale below 1'):
         augment(picture(0), np.random.default_rng(0), **bad)
 
 
@@ -445,7 +546,7 @@ def of_breasts(out):
 
 def which(seen):
     "The numbers of the pictures in a breast's tensor."
-    return [next(i for i in range(16) if np.array_equal((x[0].numpy() * 255).round(), picture(i))) for x in seen]
+    return [next(i for i in range(16) if np.array_equal(x[0].numpy(), picture(i))) for x in seen]
 
 
 def test_a_breast_is_an_item(out):
@@ -454,10 +555,13 @@ def test_a_breast_is_an_item(out):
     assert breasts.target.tolist() == [0, 0, 0, 1]
     x, mask, y = breasts[1]
     assert x.shape == (3, 1, HEIGHT, WIDTH) and mask.tolist() == [True, True, False] and not x[2].any()
-    assert str(x.dtype) == 'torch.float32' and str(mask.dtype) == 'torch.bool' and y == 0
+    assert str(x.dtype) == 'torch.uint8' and str(mask.dtype) == 'torch.bool' and y == 0
     first = [which(x[mask]) for x, mask, _ in (breasts[i] for i in range(4))]
     assert first == [[0], [2, 1], [3, 7, 8], [10, 12, 9]]  # CC first; each view once before any twice
     assert which(BreastImages(out, of_breasts(out), n_max=1)[3][0]) == [10]
+    every = BreastImages(out, of_breasts(out), n_max=None)
+    assert every.n_max == 7 and [every[i][1].sum().item() for i in range(4)] == [1, 2, 6, 7]
+    assert which(every[2][0][:6]) == [3, 4, 5, 6, 7, 8]
     with pytest.raises(IndexError):
         breasts[4]
     shuffled = of_breasts(out).sample(frac=1, random_state=0)
@@ -497,13 +601,25 @@ def test_workers_change_no_breast(out, method):
         assert torch.cat([x for x, _, _ in workers]).equal(alone[epoch])
 
 
+def test_sixteen_bits_through_workers_and_pinning(tmp_path):
+    "What torch does with uint16: stack, send between processes and pin."
+    import torch
+    preprocessed(tmp_path / 'out', np.uint16)
+    frame = of_breasts(tmp_path / 'out')
+    breasts = BreastImages(tmp_path / 'out', frame, augment=augment_strongly, n_max=3)
+    alone = in_this_process(breasts, 0)
+    assert alone.dtype == torch.uint16 and alone.to(torch.float32).max() > 256
+    loader = torch.utils.data.DataLoader(breasts, 2, num_workers=2, pin_memory=torch.cuda.is_available())
+    assert torch.cat([x for x, _, _ in loader]).equal(alone)
+
+
 def test_breasts_that_cannot_be(out):
     frame = of_breasts(out)
     with pytest.raises(ValueError, match='no column breast_id, view'):
         BreastImages(out, frame.drop(columns=['breast_id', 'view']))
     with pytest.raises(ValueError, match='n_max 0'):
         BreastImages(out, frame, n_max=0)
-    with pytest.raises(ValueError, match='cancer is missing for 9003'):
+    with pytest.raises(ValueError, match='cancer is missing or infinite for 9003'):
         BreastImages(out, frame.assign(cancer=frame['cancer'].where(frame.index != 3)))
     data = cv2.imencode('.png', np.zeros((8, 8), np.uint8))[1].tobytes()
     shard = out / 'shards' / '00000.tar'

@@ -7,16 +7,19 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from mammo_kit import infer as module
 from mammo_kit.competition import MAMMOGRAPHY, open_source
+from mammo_kit.dataset import read_image
 from mammo_kit.infer import asked_rows, infer, write_submission
 from mammo_kit.model import load_model, save_model
-from mammo_kit.preprocess import preprocess
+from mammo_kit.preprocess import Stopped, preprocess
 from mammo_kit.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -341,6 +344,166 @@ def test_what_trained_is_what_predicts(competition, trained, tmp_path, monkeypat
     assert len(manifest) == len(made) > 40
     for r in manifest.itertuples():
         assert (out / "shards" / f"{r.shard:05}.tar").read_bytes()[r.offset:r.offset + r.length] == made[r.image_id]
+
+
+# ---- more images than the disk holds
+
+
+@pytest.fixture(scope="module")
+def of_breasts(prepared, recipe, tmp_path_factory):
+    "The folder of a model that looks at all images of a breast together."
+    how = replace(recipe, views="attention", epochs=1, batch_size=4)
+    return train(prepared, tmp_path_factory.mktemp("breasts") / "model", how, workers=0, progress=False).model
+
+
+def with_room_for(monkeypatch, n):
+    "As if the disk had room for so many images of 64x32."
+    free = -(-n * (64 * 32 + 100_000) * 5 // 4)
+    monkeypatch.setattr(module, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=free)))
+
+
+def looked_at(monkeypatch):
+    "Those tables of images that models look at, each when it is looked at."
+    tables, real = [], module.probabilities
+
+    def look(out, frame, *args):
+        tables.append(frame)
+        return real(out, frame, *args)
+    monkeypatch.setattr(module, "probabilities", look)
+    return tables
+
+
+@pytest.mark.parametrize("n", [1, 5, 10])
+def test_the_number_of_portions_changes_no_probability(n, src, trained, of_breasts, tmp_path, monkeypatch):
+    tables = looked_at(monkeypatch)
+    whole = run([trained, of_breasts], src, tmp_path / "whole.csv")
+    assert len(tables) == 1
+    with_room_for(monkeypatch, n)
+    result = run([trained, of_breasts], src, tmp_path / "parts.csv")
+    in_parts = tables[1:]
+    patients = [set(t["patient_id"]) for t in in_parts]
+    assert len(in_parts) == {1: 4, 5: 4, 10: 3}[n] and len(set.union(*patients)) == sum(map(len, patients)) == 4
+    assert sum(map(len, in_parts)) == len(tables[0])
+    np.testing.assert_allclose(submitted(tmp_path / "parts.csv"), submitted(tmp_path / "whole.csv"), rtol=0, atol=1e-6)
+    assert (tmp_path / "parts.manifest.csv").read_bytes() == (tmp_path / "whole.manifest.csv").read_bytes()
+    assert (result.images.counts, result.priors) == (whole.images.counts, 0)
+
+
+def test_after_each_portion_the_submission_is_whole_and_knows_what_is_known(src, trained, tmp_path, monkeypatch):
+    "Also where there is no table and the sides are not known before: then unread patients have one row each."
+    with_room_for(monkeypatch, 1)
+    seen, real = [], module.probabilities
+
+    def look(*args):
+        seen.append(submitted(tmp_path / "submission.csv"))
+        if len(seen) == 3: raise KeyboardInterrupt
+        return real(*args)
+    monkeypatch.setattr(module, "probabilities", look)
+    with pytest.raises(KeyboardInterrupt): run([trained], src, tmp_path / "submission.csv")
+    seen.append(submitted(tmp_path / "submission.csv"))
+    assert all(values.index.tolist() == rows_of(src) for values in seen)
+    assert [int((values != PRIOR).sum()) for values in seen] == [0, 2, 4, 4]
+    assert not list(tmp_path.glob(".images_*"))
+
+    (src / "test.csv").unlink()
+    seen.clear()
+    with pytest.raises(KeyboardInterrupt): run([trained], src, tmp_path / "submission.csv")
+    patients = sorted(f.name for f in (src / "test_images").iterdir())
+    assert seen[0].index.tolist() == patients
+    assert seen[2].index.tolist() == [f"{p}_{side}" for p in patients[:2] for side in "LR"] + patients[2:]
+
+
+def test_a_test_set_larger_than_the_disk(src, trained, tmp_path):
+    "Images of 512x256, on a disk that holds two thirds of them."
+    network, record = load_model(trained)
+    record["settings"] |= {"height": 512, "width": 256}
+    save_model(src / "large.safetensors", network, record)
+    run([src / "large.safetensors"], src, tmp_path / "submission.csv")
+    preprocess(src, tmp_path / "all", "512x256", split="test", exclude=("none",), workers=1, progress=False)
+    size = sum(f.stat().st_size for f in (tmp_path / "all" / "shards").glob("*.tar"))
+    (disk := tmp_path / "disk").mkdir()
+    mount = shutil.which("mount")
+    options = f"size={size * 2 // 3}"
+    if os.geteuid() or not mount or subprocess.run([mount, "-t", "tmpfs", "-o", options, "mammo-kit-test", disk],
+                                                   capture_output=True).returncode:
+        pytest.skip("a small disk can only be mounted as root")
+    try:
+        with pytest.raises(Stopped):
+            preprocess(src, disk / "out", "512x256", split="test", exclude=("none",), workers=1, progress=False)
+        shutil.rmtree(disk / "out")
+        result = run([src / "large.safetensors"], src, disk / "submission.csv")
+        np.testing.assert_allclose(submitted(disk / "submission.csv"), submitted(tmp_path / "submission.csv"),
+                                   rtol=0, atol=1e-6)
+        assert (result.exit_status, result.priors) == (0, 0)
+    finally: subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("most, portions", [(9, ["aabbbcd"]), (4, ["aa", "bbbc", "d"]), (1, ["aa", "bbb", "c", "d"]),
+                                            (0, ["aa", "bbb", "c", "d"])])
+def test_portions_are_full_and_groups_stay_whole(most, portions):
+    assert ["".join(p) for p in module.portions("abcabdb", str, most)] == portions
+
+
+def test_a_plain_folder_is_never_divided(competition, trained, tmp_path, monkeypatch):
+    "Only the headers know who is who: a patient's files may lie anywhere."
+    tables = looked_at(monkeypatch)
+    with_room_for(monkeypatch, 1)
+    shutil.copytree(competition / "test_images", tmp_path / "folder" / "clinic")
+    run([trained], tmp_path / "folder", tmp_path / "submission.csv")
+    assert len(tables) == 1
+
+
+# ---- models of breasts
+
+
+def test_a_breast_is_predicted_from_all_images_that_can_be_read(src, of_breasts, tmp_path):
+    "As the network itself says of these images together; each row of the breast has it."
+    units = test_files(src)
+    lost, halved = list(units)[0], list(units)[1]
+    for file in units[lost]: HARMS["empty"](file)
+    HARMS["cut"](units[halved][0])
+    result = run([of_breasts], src, file := tmp_path / "submission.csv")
+    assert_complete(src, file)
+    values = submitted(file)
+    assert (result.priors, values[lost]) == (1, PRIOR)
+    preprocess(src, out := tmp_path / "out", "64x32", split="test", exclude=("none",), workers=1, progress=False)
+    images = pd.read_csv(out / "manifest.csv", dtype={"image_id": str}).query("status == 'ok'")
+    images = images.set_index("image_id").assign(image_id=lambda t: t.index)
+    network, _ = load_model(of_breasts)
+    for unit, files in units.items():
+        rows = [images.loc[f.stem] for f in files if f.stem in images.index]
+        assert len(rows) == len(files) - len(files) * (unit == lost) - (unit == halved)
+        if not rows: continue
+        x = torch.from_numpy(np.stack([read_image(out, r) for r in rows]))[None, :, None]
+        with torch.inference_mode(): expected = network(x).sigmoid().item()
+        assert abs(values[unit] - expected) < 1e-6
+
+
+def test_models_of_images_and_of_breasts_are_averaged(competition, trained, of_breasts, intact, tmp_path):
+    run([of_breasts], competition, tmp_path / "breasts.csv")
+    run([trained, of_breasts], competition, tmp_path / "both.csv")
+    alone = submitted(tmp_path / "breasts.csv")
+    assert (alone != intact).all()
+    np.testing.assert_allclose(submitted(tmp_path / "both.csv"), (intact + alone) / 2, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind, tried", [("trained", [16, 8, 4, 2]), ("of_breasts", [8, 4, 2])])
+def test_a_card_without_memory_gets_smaller_batches(kind, tried, competition, tmp_path, monkeypatch, request):
+    model, sizes, real = request.getfixturevalue(kind), [], module.predict
+    run([model], competition, tmp_path / "before.csv")
+
+    def predict(accelerator, network, loader):
+        first = next(iter(loader))
+        sizes.append(len(first if torch.is_tensor(first) else first[0]))
+        if sizes[-1] > 2: raise torch.OutOfMemoryError("a small card")
+        return real(accelerator, network, loader)
+    monkeypatch.setattr(module, "predict", predict)
+    run([model, model], competition, tmp_path / "after.csv")
+    assert sizes == tried * 2
+    np.testing.assert_allclose(submitted(tmp_path / "after.csv"), submitted(tmp_path / "before.csv"), rtol=0, atol=1e-6)
+    monkeypatch.setattr(module, "predict", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory")))
+    with pytest.raises(torch.OutOfMemoryError): run([model], competition, tmp_path / "never.csv")
+    np.testing.assert_array_equal(submitted(tmp_path / "never.csv"), PRIOR)
 
 
 def test_a_submission_of_bad_numbers_is_not_written(tmp_path):

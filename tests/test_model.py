@@ -2,10 +2,12 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mammo_kit.model import MammogramModel, ViewPool, load_model, load_pretrained, save_model
 
@@ -87,6 +89,40 @@ def test_what_is_masked_has_no_influence(kind, backbone):
         torch.testing.assert_close(model(x, mask)[1:2], alone)
         x[1, 1] = 1 - x[1, 1]
         assert not torch.allclose(model(x, mask)[1:2], alone)  # what is not masked has
+
+
+@pytest.mark.parametrize(("dtype", "top"), [(torch.uint8, 255), (torch.uint16, 65535)])
+def test_stored_integers_are_the_greys_that_numpy_makes_of_them(dtype, top):
+    stored = np.random.default_rng(0).integers(0, top, (2, 3, 1, 64, 32), endpoint=True).astype(str(dtype)[6:])
+    greys = torch.from_numpy(np.divide(stored, top, dtype=np.float32))
+    stored, mask = torch.from_numpy(stored), torch.tensor([[True, False, True], [False, True, False]])
+    assert stored.dtype == dtype
+    one, several = MammogramModel("test_convnext").eval(), MammogramModel("test_convnext", views="gem").eval()
+    with torch.inference_mode():
+        assert one(stored[:, 0]).equal(one(greys[:, 0]))
+        assert several(stored, mask).equal(several(greys, mask)) and several(stored).equal(several(greys))
+
+
+def test_uint16_meets_only_what_cuda_has_for_it():
+    "CUDA converts and reinterprets uint16, but says 'index_cuda not implemented for UInt16'."
+    met = set()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if any(isinstance(a, torch.Tensor) and a.dtype == torch.uint16 for a in args): met.add(function.name())
+            return function(*args, **kwargs or {})
+    model = MammogramModel("test_convnext", views="max")
+    x, mask = torch.ones(2, 2, 1, 64, 32).to(torch.uint16), torch.tensor([[True, False], [True, True]])
+    with torch.no_grad(), Watch(): model(x, mask)
+    assert met <= {"aten::view.dtype", "aten::_to_copy", "aten::detach"}
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int16, torch.bool])
+def test_integers_of_another_kind_are_refused(dtype):
+    for model in (MammogramModel("test_convnext"), MammogramModel("test_convnext", views="max")):
+        x = torch.ones(2, 1, 64, 32, dtype=dtype)
+        with pytest.raises(ValueError, match=f"images of {dtype}: expected uint8, uint16, or float"):
+            model(x[:, None] if model.views else x)
 
 
 @pytest.mark.parametrize("kind", ViewPool.KINDS)

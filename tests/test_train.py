@@ -16,7 +16,8 @@ from mammo_kit.dataset import images
 from mammo_kit.infer import infer
 from mammo_kit.model import load_model, save_model
 from mammo_kit.preprocess import preprocess
-from mammo_kit.train import Recipe, predict, split, train
+from mammo_kit.recipe import RECIPES
+from mammo_kit.train import Recipe, precision, predict, split, train
 
 # `mammo-kit train` on one thread, which a signal can hit in the middle of a step; each process notes how many there
 # are.
@@ -51,9 +52,10 @@ def start(prepared, tmp_path):
 
     def start(model, recipe, *launcher, workers=0, **env):
         more, launcher = [w for w in launcher if w.startswith("--save")], [w for w in launcher if w[:6] != "--save"]
-        options = [f"--{k.replace('_', '-')}={v}" for k, v in asdict(recipe).items() if k != "augment"]
+        changed = {k: v for k, v in asdict(recipe).items() if v != getattr(Recipe(), k)}
+        options = [f"--{k.replace('_', '-')}={v}" for k, v in changed.items()]
         return subprocess.run([*(launcher or [sys.executable]), script, "train", prepared, model, *options,
-                               "--augment" if recipe.augment else "--no-augment", "--workers", str(workers), *more],
+                               "--workers", str(workers), *more],
                               env=os.environ | {"NOTES": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""} | env,
                               capture_output=True, text=True, timeout=120)
 
@@ -78,7 +80,7 @@ def run(prepared, model, recipe, **options):
 
 def test_two_processes_learn_what_one_learns(prepared, recipe, start, tmp_path):
     "With the same batch, no augmentation, and a backbone in which no image of a batch knows of another."
-    recipe = replace(recipe, epochs=2, augment=False)
+    recipe = replace(recipe, epochs=2, augmentation="none")
     alone = run(prepared, tmp_path / "one", recipe).model
     assert not [m for m in load_model(alone)[0].modules() if "BatchNorm" in type(m).__name__]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -137,9 +139,9 @@ def test_a_run_of_another_kind_is_refused_with_the_difference(competition, prepa
     before = files(trained)
     with pytest.raises(ValueError, match="epochs 3 there, 4 now; learning_rate 0.002 there, 0.1 now") as told:
         run(prepared, trained, replace(recipe, epochs=4, learning_rate=.1))
-    assert "other images" not in str(told.value)
+    assert "images" not in str(told.value)
     preprocess(competition, tmp_path / "others", "64x32", fit="stretch", workers=1, progress=False)
-    with pytest.raises(ValueError, match="run of another kind: other images"):
+    with pytest.raises(ValueError, match=r"run of another kind: images \d+ \(\w+\) there, \d+ \(\w+\) now"):
         run(tmp_path / "others", trained, recipe)
     assert files(trained) == before
 
@@ -242,10 +244,10 @@ def test_stopped_after_every_single_step_it_ends_with_the_same_bits(prepared, wi
     whole = run(prepared, tmp_path / "whole", with_dropout)
     assert whole.exit_status == 0 and whole.steps == whole.all_steps > 6
     for step in range(1, whole.all_steps):
-        part = run(prepared, tmp_path / "parts", with_dropout, hours=0, workers=step % 2)
+        part = run(prepared, tmp_path / "parts", with_dropout, max_hours=0, workers=step % 2)
         assert (part.steps, part.exit_status) == (step, 3)
         assert f"stopped after step {step} of {whole.all_steps}; the same command goes on" in str(part)
-    last = run(prepared, tmp_path / "parts", with_dropout, hours=0)
+    last = run(prepared, tmp_path / "parts", with_dropout, max_hours=0)
     assert (last.exit_status, last.best) == (0, whole.best)
     assert same_but_states(tmp_path / "parts", tmp_path / "whole")
 
@@ -264,13 +266,149 @@ def test_a_signal_at_any_step_loses_nothing(name, workers, prepared, with_dropou
     assert same_but_states(model, tmp_path / "whole")
 
 
+EVERYTHING = {
+    "of breasts": {"views": "attention", "n_images": 2, "auxiliary": {"density": .2, "age": .1, "BIRADS": .1},
+                   "sampling": "positive", "batch_size": 4},
+    "averaged": {"ema": .9, "drop_path": .3, "augmentation": "strong", "sampling": "1:1", "loss": "focal",
+                 "positive_label": .9, "optimizer": "sgd", "schedule": "linear"}}
+
+
+@pytest.mark.parametrize("options", EVERYTHING.values(), ids=EVERYTHING)
+def test_every_kind_of_recipe_comes_back_to_the_same_bits(options, prepared, with_dropout, tmp_path):
+    "Stopped at steps drawn by lot, with another number of workers each time, and with the images in memory in parts."
+    recipe = replace(with_dropout, **options)
+    whole = run(prepared, tmp_path / "whole", recipe, at_once=3)
+    rng, sessions = np.random.default_rng(11), 0
+    stops = sorted(rng.choice(np.arange(1, whole.all_steps), min(4, whole.all_steps - 1), replace=False))
+    for stop in stops:
+        sessions += 1
+        while run(prepared, tmp_path / "parts", recipe, max_hours=0, at_once=3, workers=sessions % 3).steps < stop: pass
+    last = run(prepared, tmp_path / "parts", recipe, at_once=3)
+    assert (last.exit_status, last.best) == (0, whole.best)
+    assert same_but_states(tmp_path / "parts", tmp_path / "whole")
+    network, record = load_model(last.model)
+    assert network.views is not None if recipe.views else network.views is None
+    assert Recipe(**record["recipe"]) == recipe
+
+
+def test_a_batch_in_parts_is_the_batch(prepared, recipe, tmp_path):
+    "Where no image of a batch knows of another, as in this backbone, and without anything random."
+    recipe = replace(recipe, epochs=2, augmentation="none", auxiliary={"biopsy": .3, "density": .2})
+    logs = [pd.read_csv(run(prepared, tmp_path / str(k), recipe, at_once=k).model / "log.csv") for k in (8, 3, 1)]
+    for log in logs[1:]: np.testing.assert_allclose(log["loss"], logs[0]["loss"], rtol=1e-4)
+
+
+def test_the_average_of_the_weights_is_what_is_kept(prepared, recipe, tmp_path):
+    "After one step the average is the weights; a decay near 1 then holds them there."
+    recipe = replace(recipe, epochs=1, augmentation="none", warmup=0)
+    one = run(prepared, tmp_path / "one", replace(recipe, ema=.9999999))
+    first = torch.load(one.model / "state.pt", weights_only=True)
+    kept = load_model(one.model)[0].state_dict()
+    far = [float((kept[k] - v).abs().max()) for k, v in first["model"].items()]
+    near = [float((kept[k] - v).abs().max()) for k, v in first["average"].items()]
+    assert max(near) == 0 < max(far)
+
+
+def test_pretrained_weights_are_where_it_begins(prepared, recipe, trained, tmp_path):
+    "A learning rate of nearly 0 leaves them as they were; a run that comes back does not need the file any more."
+    weights = tmp_path / "somewhere" / "backbone.safetensors"
+    weights.parent.mkdir()
+    shutil.copy(trained / "last.safetensors", weights)
+    recipe = replace(recipe, epochs=1, weights=str(weights), learning_rate=1e-12, weight_decay=0)
+    assert run(prepared, tmp_path / "model", recipe, max_hours=0).exit_status == 3
+    weights.unlink()
+    again = run(prepared, tmp_path / "model", replace(recipe, weights="elsewhere/backbone.safetensors"))
+    before, after = (load_model(f)[0].backbone.state_dict() for f in (trained / "last.safetensors", again.model))
+    assert again.exit_status == 0
+    assert all(torch.allclose(before[k], v, atol=1e-6) for k, v in after.items() if not k.startswith("head.fc"))
+
+
+@pytest.mark.parametrize("name", ["rsna_1st", "notes"])
+def test_the_known_recipes_step_at_a_fraction_of_their_size(name, prepared, tmp_path):
+    "With their own networks, from nothing, on 64x32 pixels; the weights and the size are what they ask for."
+    known = RECIPES[name]
+    with pytest.raises(ValueError, match=f"images of 64x32, the recipe is for {known.size}"):
+        run(prepared, tmp_path / "model", known)
+    with pytest.raises(ValueError, match=f"weights {known.weights}: no such file"):
+        run(prepared, tmp_path / "model", replace(known, size="", n_folds=3))
+    part = run(prepared, tmp_path / "model", replace(known, size="", weights="", n_folds=3), max_hours=0)
+    assert (part.steps, part.exit_status) == (1, 3)
+
+
+def test_other_labels_are_another_run(prepared, recipe, trained, tmp_path):
+    def one_more(table): return table.assign(cancer=table["cancer"].where(table.index != table["cancer"].idxmin(), 1))
+    out = rebuilt(prepared, tmp_path / "out", one_more)
+    with pytest.raises(ValueError, match="run of another kind: images"): run(out, trained, recipe)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_loss_that_is_no_number_is_told_and_saved_nowhere(processes, prepared, recipe, tmp_path):
+    "At a step in the middle; the state of before stays, and several processes end together."
+    recipe = replace(recipe, learning_rate=1e9, warmup=0, clip=1e30, epochs=20)
+    with pytest.raises(ValueError, match="diverged .*try a smaller learning_rate"):
+        train(prepared, tmp_path, recipe, save_minutes=0, workers=0, progress=False, processes=processes)
+    for file in tmp_path.glob("state*.pt"):
+        assert all(v.isfinite().all() for v in torch.load(file, weights_only=True)["model"].values())
+
+
+def test_what_one_process_cannot_read_ends_both(prepared, recipe, tmp_path):
+    "A damaged image is in the share of one of them only; the other does not wait for it for ever."
+    out = tmp_path / "out"
+    shutil.copytree(prepared, out)
+    row = split(images(out, labels=True), recipe)[0].iloc[5]
+    shard = out / "shards" / f"{row['shard']:05}.tar"
+    data = bytearray(shard.read_bytes())
+    data[row["offset"]:row["offset"] + row["length"]] = bytes(row["length"])
+    shard.write_bytes(data)
+    with pytest.raises(ValueError, match=f"image {row['image_id']} .*no grayscale image"):
+        train(out, tmp_path / "model", recipe, workers=0, progress=False, processes=2)
+
+
+def test_a_card_that_is_too_small_is_told_with_the_way_out(prepared, recipe, tmp_path, monkeypatch):
+    def full(*_): raise torch.OutOfMemoryError("CUDA out of memory")
+    monkeypatch.setattr("mammo_kit.train.item_losses", full)
+    with pytest.raises(ValueError, match="too little memory for 8 at once: try --at-once 4; the batch stays as it is"):
+        run(prepared, tmp_path, recipe)
+
+
+def test_a_card_that_torch_has_no_code_for_is_told_before(prepared, recipe, tmp_path, monkeypatch):
+    "A P100 under a torch for CUDA 13: `is_available` is true, and the first operation would fail."
+    for name, value in {"is_available": True, "get_device_capability": (6, 0), "get_device_name": "Tesla P100",
+                        "get_arch_list": ["sm_75", "sm_80", "sm_90", "compute_120"], "device_count": 1}.items():
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda *_, value=value: value)
+    with pytest.raises(ValueError, match="Tesla P100 has compute capability 6.0; .* built for sm_75.*NvidiaTeslaT4"):
+        run(prepared, tmp_path / "model", recipe)
+    for capability, expected in (((7, 5), "fp16"), ((8, 0), "bf16"), ((12, 1), "bf16")):
+        monkeypatch.setattr("torch.cuda.get_device_capability", lambda *_, value=capability: value)
+        assert precision() == expected
+
+
+def test_curves_for_tensorboard(prepared, recipe, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    run(prepared, tmp_path, replace(recipe, epochs=1), tensorboard=True)
+    run(prepared, tmp_path / "cut", recipe, tensorboard=True, max_hours=0)
+    steps = run(prepared, tmp_path / "cut", recipe, tensorboard=True).all_steps
+    curves = EventAccumulator(str(tmp_path / "cut" / "tensorboard")).Reload()
+    assert [e.step for e in curves.Scalars("loss")] == list(range(steps))
+    np.testing.assert_allclose([e.value for e in curves.Scalars("auroc")],
+                               pd.read_csv(tmp_path / "cut" / "log.csv")["auroc"], rtol=1e-6)
+
+
+def test_the_hours_that_are_left_are_told(prepared, recipe, tmp_path, capsys):
+    run(prepared, tmp_path, recipe, progress=True, max_hours=2)
+    told = capsys.readouterr()
+    assert "batches of 8, " in told.out and "float32 on cpu" in told.out
+    assert "0:00 h to go of the 1:59 h left" in told.err + told.out
+
+
 def test_a_full_disk_while_saving_leaves_the_state_before(prepared, recipe, trained, tmp_path, monkeypatch):
     model, real = tmp_path / "model", torch.save
-    run(prepared, model, recipe, hours=0)
+    run(prepared, model, recipe, max_hours=0)
 
     def full(state, f): raise OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left"): run(prepared, model, recipe, hours=0)
+    with pytest.raises(OSError, match="No space left"): run(prepared, model, recipe, max_hours=0)
     monkeypatch.setattr(torch, "save", real)
     assert sorted(f.name for f in model.iterdir()) == ["state.previous.pt"]
     run(prepared, model, recipe)
@@ -278,10 +416,10 @@ def test_a_full_disk_while_saving_leaves_the_state_before(prepared, recipe, trai
 
 
 def test_two_processes_stop_and_go_on_together(prepared, recipe, tmp_path):
-    recipe = replace(recipe, epochs=2, augment=False, drop=.3)
+    recipe = replace(recipe, epochs=2, augmentation="none", drop=.3)
     options = {"workers": 0, "progress": False, "processes": 2}
     whole = train(prepared, tmp_path / "whole", recipe, **options)
-    part = train(prepared, tmp_path / "parts", recipe, hours=0, **options)
+    part = train(prepared, tmp_path / "parts", recipe, max_hours=0, **options)
     assert (part.exit_status, part.steps) == (3, whole.all_steps // 2)
     assert train(prepared, tmp_path / "parts", recipe, **options).best == whole.best
     assert same_but_states(tmp_path / "parts", tmp_path / "whole")
@@ -380,7 +518,14 @@ def test_recipes_that_make_no_sense_are_refused(options, message, recipe):
 @pytest.mark.parametrize(("options", "message"), [
     ({"pool": "foo"}, "pool 'foo' cannot .*Invalid pool type"),
     ({"pool": ""}, "expected one that leaves a number for each image"),
-    ({"backbone": "maxvit_pico_rw_256"}, "'maxvit_pico_rw_256' .*cannot take images of 64x32: .*divisible by window"),
+    ({"backbone": "inception_v4"}, "'inception_v4' .*cannot take images of 64x32: .*Kernel size"),
+    ({"backbone": "nest_tiny"}, "'nest_tiny' .*cannot be made: .*only handles square"),
+    ({"size": "128x64"}, "images of 64x32, the recipe is for 128x64: preprocess with --size 128x64"),
+    ({"weights": "nowhere.safetensors"}, "weights nowhere.safetensors: no such file"),
+    ({"auxiliary": {"colour": 1}}, "auxiliary 'colour': expected a column of train.csv, such as biopsy"),
+    ({"optimizer": "adamv"}, "optimizer 'adamv': expected one of timm's, .*adamw"),
+    ({"sampling": "1:1", "batch_size": 34}, "do not fill a batch of 34"),
+    ({"views": "max", "batch_size": 40}, "training breasts: choose a batch_size below 40"),
     ({"backbone": "test_convnet"}, "unknown to timm .*near: test_convnext"),
     ({"batch_size": 64}, "choose a batch_size below 64"),
     ({"n_folds": 13}, "13 folds of 12 patients")])
@@ -419,7 +564,7 @@ def test_a_model_that_cannot_be_written_leaves_the_old_one(trained, tmp_path, mo
 
 def test_train_starts_its_processes_itself(prepared, recipe, tmp_path):
     "As torchrun would, from Python or from a notebook; and what is wrong with the input is said as ever."
-    recipe = replace(recipe, epochs=1, augment=False)
+    recipe = replace(recipe, epochs=1, augmentation="none")
     alone = run(prepared, tmp_path / "one", recipe)
     two = train(prepared, tmp_path / "two", recipe, workers=0, progress=False, processes=2)
     logs = [pd.read_csv(tmp_path / n / "log.csv") for n in ("one", "two")]
