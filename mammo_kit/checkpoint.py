@@ -20,7 +20,7 @@ import torch
 
 from .preprocess import whole
 
-# %% ../nbs/12_checkpoint.ipynb #b8fb77b7
+# %% ../nbs/12_checkpoint.ipynb #92c3dfa7
 STATE, PREVIOUS = "state.pt", "state.previous.pt"
 
 
@@ -30,7 +30,10 @@ def save_state(
 ):
     "Write `state.pt` whole; the one that was there stays as `state.previous.pt`."
     if (folder / STATE).exists(): os.replace(folder / STATE, folder / PREVIOUS)
-    with whole(folder / STATE) as f: torch.save(state, f)
+    with whole(folder / STATE) as f:
+        try: torch.save(state, f)
+        except RuntimeError as e:  # what torch makes of a disk that is full
+            raise (e.__context__ if isinstance(e.__context__, OSError) else e) from None
 
 # %% ../nbs/12_checkpoint.ipynb #e3560e4a
 def _read(file: Path) -> dict:
@@ -65,7 +68,7 @@ def load_state(
                          "Choose another folder, or delete this one to train anew")
     return state
 
-# %% ../nbs/12_checkpoint.ipynb #2f95481a
+# %% ../nbs/12_checkpoint.ipynb #496009cb
 def take_over(
     earlier: Path,  # the folder of an earlier run
     folder: Path,   # of this one
@@ -74,6 +77,7 @@ def take_over(
     if (folder / STATE).exists(): return
     if not (earlier / STATE).is_file():
         raise ValueError(f"{earlier}: expected the folder of an earlier `mammo-kit train`, found no {STATE} in it")
+    folder.mkdir(parents=True, exist_ok=True)
     for f in sorted(earlier.iterdir(), key=lambda f: f.name == STATE):
         if f.is_file():
             with whole(folder / f.name) as copy, f.open("rb") as there: shutil.copyfileobj(there, copy)

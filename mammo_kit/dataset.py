@@ -215,8 +215,8 @@ def read_image(
                          'the file is damaged, or not the one that the manifest was written for')
     return image
 
-# %% ../nbs/08_dataset.ipynb #ab52cdd2
-_NORMAL = np.array([NormalDist().inv_cdf((i + .5) / 256) for i in range(256)], np.float32)  # of a random byte
+# %% ../nbs/08_dataset.ipynb #13d59f4d
+_NORMAL = np.array([NormalDist().inv_cdf((i + .5) / 256) for i in range(256)], np.float32)  # each as likely
 
 
 def augment(
@@ -249,7 +249,7 @@ def augment(
     image = cv2.warpAffine(*_with_body(image, move), (width, height))
     if soft * blur > 0:
         image = cv2.GaussianBlur(image, (0, 0), soft * blur)
-    if grain * noise > 0:
+    if grain * noise > 0:  # a byte of chance a pixel, looked up: to draw normal numbers costs more than all the rest
         grains = cv2.LUT(np.frombuffer(rng.bytes(image.size), np.uint8).reshape(image.shape), _NORMAL)
         grains *= np.sqrt(image, dtype=np.float32)
         depth = cv2.CV_8U if image.itemsize == 1 else cv2.CV_16U

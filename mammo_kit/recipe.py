@@ -23,7 +23,7 @@ from .competition import attached_all
 from .dataset import augment, augment_strongly
 from .preprocess import parse_size
 
-# %% ../nbs/12_recipe.ipynb #2a149ad8
+# %% ../nbs/12_recipe.ipynb #4c6ef2ed
 @dataclass(frozen=True)
 class Recipe:
     "How a model is trained."
@@ -51,7 +51,7 @@ class Recipe:
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how the learning rate falls after the warm-up
     warmup: float = 0.2             # share of all steps in which the learning rate rises
     clip: float = 5.0               # largest norm of the gradient
-    ema: float = 0.0                # evaluate and keep an exponential moving average of this decay a step; 0: none
+    ema: float = 0.0                # keep a moving average of the weights, of (in the end) this decay a step; 0: none
     n_folds: int = 5                # parts that the patients are divided into
     fold: int = 0                   # the fold that is held out for evaluation, 0 to n_folds − 1
     fold_seed: int = 0              # of the division into folds; the same for all models that are to be averaged
@@ -62,13 +62,16 @@ class Recipe:
             raise ValueError(f"fold {self.fold}: expected 0 to {self.n_folds - 1} of {self.n_folds} folds")
         for name in ("epochs", "batch_size", "n_images", "learning_rate", "positive_weight", "clip"):
             if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} {getattr(self, name)}: expected more than 0")
+                raise ValueError(f"{name} {getattr(self, name)}: expected a finite number above 0")
         for name in ("drop", "drop_path", "warmup", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: expected a share from 0 to less than 1")
         for name in ("weight_decay", "focal_gamma"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} {getattr(self, name)}: expected 0 or more")
+                raise ValueError(f"{name} {getattr(self, name)}: expected a finite number from 0")
+        for name in ("seed", "fold_seed"):
+            if not 0 <= getattr(self, name) < 2**32:
+                raise ValueError(f"{name} {getattr(self, name)}: expected a whole number from 0 to {2**32 - 1}")
         if not 0 < self.positive_label <= 1:
             raise ValueError(f"positive_label {self.positive_label}: expected more than 0, at most 1")
         if not re.fullmatch(r"natural|positive|1:[1-9]\d*", self.sampling):

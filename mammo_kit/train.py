@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['split', 'grey_statistics', 'precision', 'predict', 'by_breast', 'Trained', 'train']
 
-# %% ../nbs/12_train.ipynb #fae04012
+# %% ../nbs/12_train.ipynb #169ed8bf
 import hashlib
 import math
 import os
@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,8 +36,9 @@ from .dataset import BreastImages, ShardImages, batches, folds, images, read_ima
 from .metrics import aggregate, choose_decision, scores
 from .model import MammogramModel, load_pretrained, save_model
 from .pool import usable_cores
-from .preprocess import Settings, load_settings, parse_size, whole
-from .recipe import AUGMENTATIONS, Recipe, find_weights, item_losses, targets
+from .preprocess import Settings, Stopped, load_settings, parse_size, whole
+from .preprocess import _owned as owned
+from .recipe import AUGMENTATIONS, Recipe, Target, find_weights, item_losses, targets
 
 # %% ../nbs/12_train.ipynb #0d58697e
 def split(
@@ -119,7 +120,7 @@ def by_breast(
     return pd.DataFrame({target: aggregate(frame, "breast_id", target, "max"),
                          "probability": aggregate(frame, "breast_id")})
 
-# %% ../nbs/12_train.ipynb #314df8c9
+# %% ../nbs/12_train.ipynb #a970dc02
 def _network(recipe: Recipe, shape: tuple[int, int], greys: tuple[float, float], outputs: tuple[str, ...]
              ) -> MammogramModel:
     "A new network; ValueError if it gives no number for an image of this shape."
@@ -132,7 +133,20 @@ def _network(recipe: Recipe, shape: tuple[int, int], greys: tuple[float, float],
                          f"{shape[0]}x{shape[1]}: {e}") from e
     if given.shape[:1] + given.shape[2:] != (1,):
         raise ValueError(f"pool {recipe.pool!r}: expected one that leaves a number for each image")
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() >= (7, 0):  # tensor cores want it so
+        network = network.to(memory_format=torch.channels_last)
     return network
+
+# %% ../nbs/12_train.ipynb #17634e7a
+def _datasets(out: Path, train_rows: pd.DataFrame, valid_rows: pd.DataFrame, learnt: list[Target], recipe: Recipe
+              ) -> tuple[ShardImages, ShardImages]:
+    "The training items with their labels, and the held-out items without."
+    names = tuple(name for t in learnt for name in t.outputs)
+    labels = np.concatenate([t.labels(train_rows) for t in learnt], 1)
+    rows, change = train_rows.assign(**dict(zip(names, labels.T))), AUGMENTATIONS[recipe.augmentation]
+    if not recipe.views: return ShardImages(out, rows, names, change, recipe.seed), ShardImages(out, valid_rows, None)
+    return (BreastImages(out, rows, names, change, recipe.seed, recipe.n_images),
+            BreastImages(out, valid_rows, None, n_max=None))
 
 # %% ../nbs/12_train.ipynb #f99801cd
 def _schedule(optimizer, recipe: Recipe, steps: int) -> timm.scheduler.scheduler.Scheduler:
@@ -142,7 +156,7 @@ def _schedule(optimizer, recipe: Recipe, steps: int) -> timm.scheduler.scheduler
     if recipe.schedule == "cosine": return timm.scheduler.CosineLRScheduler(optimizer, **options)
     return timm.scheduler.PolyLRScheduler(optimizer, power=float(recipe.schedule == "linear"), **options)
 
-# %% ../nbs/12_train.ipynb #8e487946
+# %% ../nbs/12_train.ipynb #e170254e
 @dataclass(frozen=True)
 class Trained:
     "What a training run came to."
@@ -170,7 +184,7 @@ class Trained:
 def train(
     out: Path,                    # preprocessed images, of `mammo-kit preprocess`
     model: Path,                  # the folder to make; starting again on it goes on where it was
-    recipe: Recipe = Recipe(),    # what decides what is learnt
+    recipe: Recipe = Recipe(),    # what is learnt; --recipe NAME starts from a known one: small, rsna_1st, notes
     resume: Path | None = None,   # the folder of an earlier run to go on from, while MODEL holds none
     processes: int | None = None,  # that share the batches; one for each graphics card if not given
     max_hours: float | None = None,  # before it saves and stops
@@ -182,6 +196,10 @@ def train(
 ) -> Trained:
     "Train on all folds of patients but one, evaluate on that one, and keep the best and the last epoch's weights."
     from tqdm import tqdm
+    for name, value, least in (("processes", processes, 1), ("at_once", at_once, 1), ("workers", workers, 0),
+                               ("max_hours", max_hours, 0), ("save_minutes", save_minutes, 0)):
+        if value is not None and not least <= value < math.inf:
+            raise ValueError(f"{name} {value}: expected at least {least}")
     if "WORLD_SIZE" not in os.environ:  # nobody, such as torchrun, has started several processes
         processes = processes or max(1, torch.cuda.device_count())
         if processes > 1: return _on_several(processes, out, model, recipe, resume, None, max_hours, save_minutes,
@@ -205,69 +223,62 @@ def train(
     train_rows, valid_rows = split(frame, recipe)
     learnt = targets(train_rows, recipe)
     outputs = tuple(name for t in learnt for name in t.outputs)
-    run = asdict(recipe) | {"weights": Path(recipe.weights).name, "images": _digest(frame, settings, learnt)}
-    model.mkdir(parents=True, exist_ok=True)
+    network = _network(recipe, settings.shape, grey_statistics(out, train_rows), outputs)
+    optimizer = _optimizer(network, recipe)
     if resume and main: take_over(Path(resume), model)
     accelerator.wait_for_everyone()
     if resume and not main: take_over(Path(resume), model)  # tells what is wrong with it here too
+    run = asdict(recipe) | {"weights": Path(recipe.weights).name, "images": _digest(frame, settings, learnt)}
     state = load_state(model, run)
-
-    network = _network(recipe, settings.shape, grey_statistics(out, train_rows), outputs)
     if recipe.weights and not state: load_pretrained(network, find_weights(recipe.weights))
-    if torch.cuda.is_available() and torch.cuda.get_device_capability() >= (7, 0):  # has tensor cores
-        network = network.to(memory_format=torch.channels_last)
-    optimizer = _optimizer(network, recipe)
-    labelled = train_rows.assign(**dict(zip(outputs, np.concatenate([t.labels(train_rows) for t in learnt], 1).T)))
-    grow = AUGMENTATIONS[recipe.augmentation]
-    if recipe.views: data = BreastImages(out, labelled, outputs, grow, recipe.seed, recipe.n_images)
-    else: data = ShardImages(out, labelled, outputs, grow, recipe.seed)
-    held_out = BreastImages(out, valid_rows, None, n_max=None) if recipe.views else ShardImages(out, valid_rows, None)
+    model.mkdir(parents=True, exist_ok=True)
+    data, held_out = _datasets(out, train_rows, valid_rows, learnt, recipe)
     workers = max(0, usable_cores() // n - 1) if workers is None else workers
-    options = {"num_workers": workers, "pin_memory": torch.cuda.is_available(), "persistent_workers": workers > 0}
+    options = {"num_workers": workers, "pin_memory": torch.cuda.is_available(), "persistent_workers": workers > 0,
+               "worker_init_fn": _deaf, "generator": torch.Generator()}  # else each iterator draws from dropout's
     order = []  # the items of each forward pass of this process in this epoch
     loader = DataLoader(data, batch_sampler=order, **options)
     network, optimizer, valid_loader = accelerator.prepare(network, optimizer, DataLoader(held_out, at_once, **options))
     bare = accelerator.unwrap_model(network)
-    average = ModelEmaV3(bare, recipe.ema) if recipe.ema else None
+    average = ModelEmaV3(bare, recipe.ema, use_warmup=True) if recipe.ema else None
 
     def table(epoch: int) -> np.ndarray:  # (steps, batch_size) of all processes
         return batches(data.target[:, 0], recipe.batch_size, recipe.sampling, recipe.seed, epoch)
     steps = len(table(0))
     schedule = _schedule(optimizer, recipe, recipe.epochs * steps)
+    learning = {"model": bare, "optimizer": optimizer, "average": average and average.module,
+                "scaler": accelerator.scaler}
+    learning = {name: part for name, part in learning.items() if part is not None}  # all that a step changes
     log, losses, random, first, start = [], [], None, 0, 0
     if state:
-        bare.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if average: average.module.load_state_dict(state["average"])
-        if accelerator.scaler and state["scaler"]: accelerator.scaler.load_state_dict(state["scaler"])
+        for name in learning.keys() & state.keys(): learning[name].load_state_dict(state[name])
         log, first, start = state["log"], state["epoch"], state["step"]
         if start:
             mine = state["processes"][rank % len(state["processes"])]
-            losses, random = list(mine["losses"].to(device)), mine["random"]
+            losses, random = list(state["losses"].to(device)), mine
 
     def save(epoch: int, step: int):
         "Save that this step of this epoch comes next; all processes take part."
-        mine = {"random": random_state(), "losses": torch.stack(losses).cpu()} if step else None
-        processes = gather_object([mine])
+        processes = gather_object([random_state()])
+        so_far = accelerator.reduce(torch.stack(losses), "mean").cpu() if losses else None
         if main: save_state(model, {
-            "run": run, "epoch": epoch, "step": step, "log": log, "processes": processes, "model": bare.state_dict(),
-            "optimizer": optimizer.state_dict(), "average": average.module.state_dict() if average else None,
-            "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None})
+            "run": run, "epoch": epoch, "step": step, "log": log, "losses": so_far, "processes": processes,
+            **{name: part.state_dict() for name, part in learning.items()}})
 
     # Loop.
     stop, done = False, first * steps + start
     board = _board(model, done) if tensorboard and main else None
     if progress and main: print(_plan(recipe, data, accelerator, at_once, steps), flush=True)
     bar = tqdm(total=recipe.epochs * steps, initial=done, unit="step", smoothing=.05, disable=not (progress and main))
-    with asked_to_stop() as asked, _memory_for(at_once, device), bar:
+    alone = owned(model) if main else nullcontext()
+    with alone, asked_to_stop() as asked, _memory_for(at_once, device), bar:
         for epoch in range(first, recipe.epochs):
-            set_seed(recipe.seed * 1000 + epoch, device_specific=True)
+            set_seed((1000 * recipe.seed + epoch) % 2**32, device_specific=True)
             data.set_epoch(epoch)
             mine = table(epoch)[start:, rank * share:(rank + 1) * share]
             order[:] = [row[i:i + at_once].tolist() for row in mine for i in range(0, share, at_once)]
             network.train()
-            parts = _while_there_are_workers(loader, asked)
-            for step, batch in enumerate(zip(*[parts] * passes), start):
+            for step, batch in enumerate(zip(*[iter(loader)] * passes), start):
                 if random: random = set_random_state(random)
                 schedule.step_update(epoch * steps + step)
                 loss = 0
@@ -287,6 +298,7 @@ def train(
                 start, done = step + 1, done + 1
                 if n > 1 and start % 10 or start == steps: continue  # several processes agree now and then
                 now = time.monotonic()
+                if max_hours is not None: bar.set_postfix_str(f"{_clock(3600 * max_hours - now + began)} h left", 0)
                 late = max_hours is not None and now - began > 3600 * max_hours
                 stop, due = _agreed(accelerator, bool(asked) or late, now - saved > 60 * save_minutes)
                 if stop or due or start % 10 == 0: _refuse_nan(accelerator, losses, norm, epoch, start)
@@ -294,9 +306,6 @@ def train(
                     save(epoch, start)
                     saved = time.monotonic()
                 if stop: break
-            if start < steps and not stop:  # the loader's workers heard the same Ctrl-C as we
-                save(epoch, start)
-                stop = True
             if stop: break
             _refuse_nan(accelerator, losses, norm, epoch, start)
             all_losses = accelerator.reduce(torch.stack(losses), "mean").tolist()
@@ -341,7 +350,7 @@ def train(
 _HELD_OUT = ["image_id", "patient_id", "laterality", "view", "breast_id"]
 
 
-def _digest(frame: pd.DataFrame, settings: Settings, learnt: list) -> str:
+def _digest(frame: pd.DataFrame, settings: Settings, learnt: list[Target]) -> str:
     "How many images there are, and a digest of which, how they were made, and what is known of them."
     columns = ["image_id", "shard", "offset", "length", *(t.column for t in learnt)]
     text = frame[columns].to_csv(index=False) + str(sorted(asdict(settings).items()))
@@ -352,14 +361,14 @@ def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     known = timm.optim.list_optimizers()
     if recipe.optimizer not in known:
         raise ValueError(f"optimizer {recipe.optimizer!r}: expected one of timm's, {', '.join(known)}")
-    return timm.optim.create_optimizer_v2(network, recipe.optimizer, recipe.learning_rate, recipe.weight_decay)
+    try: return timm.optim.create_optimizer_v2(network, recipe.optimizer, recipe.learning_rate, recipe.weight_decay)
+    except (AssertionError, ImportError, RuntimeError, TypeError) as e:
+        raise ValueError(f"optimizer {recipe.optimizer!r} cannot be had here: {e}") from e
 
 
-def _while_there_are_workers(loader: Iterable, asked: list[int]) -> Iterator:
-    "The batches; they end early where the loader's workers were interrupted together with us."
-    try: yield from loader
-    except RuntimeError:
-        if not asked: raise
+def _deaf(_: int):
+    "Have a loader's worker not hear the Ctrl-C or SIGTERM that ends the run: it still has to feed the step."
+    for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_IGN)
 
 
 def _agreed(accelerator: Accelerator, *said: bool) -> list[bool]:
@@ -401,7 +410,9 @@ def _plan(recipe: Recipe, data: ShardImages, accelerator: Accelerator, at_once: 
             + (f" in {shared}" if shared else "") + f", {steps} steps an epoch, {precision} on {accelerator.device}")
 
 
-def _clock(seconds: float) -> str: return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02}"
+def _clock(seconds: float) -> str:
+    hours, minutes = divmod(int(max(seconds, 0)) // 60, 60)
+    return f"{hours}:{minutes:02}"
 
 
 def _line(row: dict, recipe: Recipe, seconds: float, epochs: int, max_hours: float | None) -> str:
@@ -413,7 +424,7 @@ def _line(row: dict, recipe: Recipe, seconds: float, epochs: int, max_hours: flo
     told += f", {_clock(rest)} h to go"
     if max_hours is None: return told
     left = 3600 * max_hours - seconds
-    if rest <= left: return told + f" of the {_clock(max(left, 0))} h left"
+    if rest <= left: return told + f" of the {_clock(left)} h left"
     return told + f", in {1 + math.ceil((rest - max(left, 0)) / (3600 * max_hours))} sessions"
 
 
@@ -430,7 +441,7 @@ def _write(board, row: dict, losses: list[float], done: int):
         board.add_scalar(name, row[name], done)
     board.flush()
 
-# %% ../nbs/12_train.ipynb #8ea3d382
+# %% ../nbs/12_train.ipynb #e88fd233
 def _on_several(processes: int, *args) -> Trained:
     "`train` in so many processes of this machine; what the first of them returns, or the first ValueError of any."
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -447,8 +458,8 @@ def _on_several(processes: int, *args) -> Trained:
 
 
 def _one_of_several(folder: Path, *args) -> Trained:
-    "A ValueError is left in `folder`: its words would be lost among those of the launcher."
+    "What is to be said is left in `folder`: it would be lost among the words of the launcher."
     try: return train(*args)
-    except ValueError as e:
+    except (ValueError, Stopped) as e:
         with whole(folder / os.environ["RANK"]) as f: f.write(str(e).encode())
         sys.exit(2)

@@ -1,5 +1,6 @@
 "Training whatever happens on the way: two processes, kills, damaged files, and labels that nothing can be learnt from."
 import errno
+import io
 import os
 import shutil
 import signal
@@ -15,8 +16,9 @@ import torch
 from mammo_kit.dataset import images
 from mammo_kit.infer import infer
 from mammo_kit.model import load_model, save_model
-from mammo_kit.preprocess import preprocess
-from mammo_kit.recipe import RECIPES
+from mammo_kit.preprocess import Stopped, preprocess
+from mammo_kit.preprocess import _owned as owned
+from mammo_kit.recipe import RECIPES, item_losses
 from mammo_kit.train import Recipe, precision, predict, split, train
 
 # `mammo-kit train` on one thread, which a signal can hit in the middle of a step; each process notes how many there
@@ -37,7 +39,7 @@ def clip(accelerator, *args):
     step += 1
     note = Path(os.environ["NOTES"]) / f"rank{accelerator.process_index}"
     note.write_text(f"{accelerator.num_processes} {accelerator.device.type} {step}")
-    if step == int(os.environ.get("AT_STEP", 0)): os.kill(os.getpid(), int(os.environ["SIGNAL"]))
+    if step == int(os.environ.get("AT_STEP", 0)): os.killpg(0, int(os.environ["SIGNAL"]))  # the loader's workers too
     return real(accelerator, *args)
 
 train.Accelerator.clip_grad_norm_ = clip
@@ -57,7 +59,7 @@ def start(prepared, tmp_path):
         return subprocess.run([*(launcher or [sys.executable]), script, "train", prepared, model, *options,
                                "--workers", str(workers), *more],
                               env=os.environ | {"NOTES": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""} | env,
-                              capture_output=True, text=True, timeout=120)
+                              capture_output=True, text=True, timeout=300, start_new_session=True)
 
     return start
 
@@ -71,7 +73,7 @@ def rebuilt(prepared, out, change):
 
 
 def files(model):
-    return {f.name: f.read_bytes() for f in model.iterdir()}
+    return {f.name: f.read_bytes() for f in model.iterdir() if f.name != ".lock"}
 
 
 def run(prepared, model, recipe, **options):
@@ -120,7 +122,7 @@ def test_stopped_in_the_middle_of_an_epoch_it_goes_on_to_the_same_bits(
         assert "Traceback" not in ended.stderr
     assert (tmp_path / "rank0").read_text() == f"1 cpu {steps + 2}"
     assert len(pd.read_csv(model / "log.csv")) == 1
-    assert not list(model.glob(".*"))
+    assert not list(model.glob(".*.tmp"))
     again = run(prepared, model, recipe, workers=after)
     whole = files(trained)
     for file, data in files(model).items():
@@ -261,9 +263,27 @@ def test_a_signal_at_any_step_loses_nothing(name, workers, prepared, with_dropou
         when = {"AT_STEP": str(step), "SIGNAL": str(int(number))}
         ended = start(model, with_dropout, "--save-minutes=0", workers=workers, **when)
         assert ended.returncode == {"SIGTERM": 3, "SIGINT": 130, "SIGKILL": -number}[name], ended.stderr
-        assert "Traceback" not in ended.stderr and not list(model.glob(".*"))
+        assert "Traceback" not in ended.stderr and not list(model.glob(".*.tmp"))
     assert run(prepared, model, with_dropout).best == whole.best
     assert same_but_states(model, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_the_loader_draws_is_not_taken_from_dropout(workers, prepared, with_dropout, tmp_path, monkeypatch):
+    "Workers or none, stopped in the second of three epochs before anything of it was saved: the same bits."
+    recipe = replace(with_dropout, epochs=3)
+    whole = run(prepared, tmp_path / "whole", recipe)
+    steps, real, seen = whole.all_steps // 3, item_losses, []
+
+    def stop(*args):
+        seen.append(0)
+        if len(seen) == steps + 3: raise OSError("the power went out")
+        return real(*args)
+    with monkeypatch.context() as m, pytest.raises(OSError, match="power"):
+        m.setattr("mammo_kit.train.item_losses", stop)
+        run(prepared, tmp_path / "parts", recipe, workers=workers)
+    run(prepared, tmp_path / "parts", recipe, workers=workers)
+    assert same_but_states(tmp_path / "parts", tmp_path / "whole")
 
 
 EVERYTHING = {
@@ -278,11 +298,9 @@ def test_every_kind_of_recipe_comes_back_to_the_same_bits(options, prepared, wit
     "Stopped at steps drawn by lot, with another number of workers each time, and with the images in memory in parts."
     recipe = replace(with_dropout, **options)
     whole = run(prepared, tmp_path / "whole", recipe, at_once=3)
-    rng, sessions = np.random.default_rng(11), 0
-    stops = sorted(rng.choice(np.arange(1, whole.all_steps), min(4, whole.all_steps - 1), replace=False))
-    for stop in stops:
-        sessions += 1
-        while run(prepared, tmp_path / "parts", recipe, max_hours=0, at_once=3, workers=sessions % 3).steps < stop: pass
+    stops = np.random.default_rng(11).choice(np.arange(1, whole.all_steps), min(4, whole.all_steps - 1), replace=False)
+    for session, stop in enumerate(sorted(stops)):
+        while run(prepared, tmp_path / "parts", recipe, max_hours=0, at_once=3, workers=session % 3).steps < stop: pass
     last = run(prepared, tmp_path / "parts", recipe, at_once=3)
     assert (last.exit_status, last.best) == (0, whole.best)
     assert same_but_states(tmp_path / "parts", tmp_path / "whole")
@@ -402,15 +420,30 @@ def test_the_hours_that_are_left_are_told(prepared, recipe, tmp_path, capsys):
     assert "0:00 h to go of the 1:59 h left" in told.err + told.out
 
 
+def test_two_runs_do_not_write_to_one_folder(prepared, recipe, tmp_path):
+    with owned(tmp_path), pytest.raises(Stopped, match="another run is writing here"): run(prepared, tmp_path, recipe)
+    assert not files(tmp_path)
+    run(prepared, tmp_path, replace(recipe, epochs=1))
+
+
 def test_a_full_disk_while_saving_leaves_the_state_before(prepared, recipe, trained, tmp_path, monkeypatch):
     model, real = tmp_path / "model", torch.save
     run(prepared, model, recipe, max_hours=0)
 
-    def full(state, f): raise OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left"): run(prepared, model, recipe, max_hours=0)
+    class Full(io.BytesIO):
+        "A disk that takes no more after some bytes, and then torch's words for it."
+        room = 5000
+
+        def write(self, data):
+            if self.tell() + len(data) > self.room: raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
+
+    for room in (0, 5000, 10**5):
+        monkeypatch.setattr(Full, "room", room)
+        monkeypatch.setattr(torch, "save", lambda state, f: real(state, Full()))
+        with pytest.raises(OSError, match="No space left"): run(prepared, model, recipe, max_hours=0)
     monkeypatch.setattr(torch, "save", real)
-    assert sorted(f.name for f in model.iterdir()) == ["state.previous.pt"]
+    assert list(files(model)) == ["state.previous.pt"]
     run(prepared, model, recipe)
     assert same_but_states(model, trained)
 
@@ -524,6 +557,7 @@ def test_recipes_that_make_no_sense_are_refused(options, message, recipe):
     ({"weights": "nowhere.safetensors"}, "weights nowhere.safetensors: no such file"),
     ({"auxiliary": {"colour": 1}}, "auxiliary 'colour': expected a column of train.csv, such as biopsy"),
     ({"optimizer": "adamv"}, "optimizer 'adamv': expected one of timm's, .*adamw"),
+    ({"optimizer": "fusedadam"}, "optimizer 'fusedadam' cannot be had here: .*APEX"),
     ({"sampling": "1:1", "batch_size": 34}, "do not fill a batch of 34"),
     ({"views": "max", "batch_size": 40}, "training breasts: choose a batch_size below 40"),
     ({"backbone": "test_convnet"}, "unknown to timm .*near: test_convnext"),
@@ -532,6 +566,16 @@ def test_recipes_that_make_no_sense_are_refused(options, message, recipe):
 def test_recipes_that_do_not_fit_the_images_are_refused(options, message, prepared, recipe, tmp_path):
     with pytest.raises(ValueError, match=message):
         run(prepared, tmp_path / "model", replace(recipe, **options))
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"at_once": 0}, "at_once 0: expected at least 1"), ({"processes": -1}, "processes -1: expected at least 1"),
+    ({"max_hours": float("nan")}, "max_hours nan"), ({"save_minutes": -1}, "save_minutes -1: expected at least 0"),
+    ({"workers": -1}, "workers -1")])
+def test_options_that_make_no_sense_are_refused(options, message, prepared, recipe, tmp_path):
+    with pytest.raises(ValueError, match=message): run(prepared, tmp_path / "model", recipe, **options)
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_warm_up_of_nearly_all_steps_is_possible(prepared, recipe, tmp_path):
