@@ -35,7 +35,7 @@ def save_state(
         except RuntimeError as e:  # what torch makes of a disk that is full
             raise (e.__context__ if isinstance(e.__context__, OSError) else e) from None
 
-# %% ../nbs/12_checkpoint.ipynb #e3560e4a
+# %% ../nbs/12_checkpoint.ipynb #8c4138ac
 def _read(file: Path) -> dict:
     with zipfile.ZipFile(file) as parts: damaged = parts.testzip()
     if damaged: raise ValueError(damaged)
@@ -58,8 +58,9 @@ def load_state(
         except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, EOFError, OSError,
                 zipfile.BadZipFile, pickle.UnpicklingError) as e: why = e  # what a damaged or foreign file leads to
     if state is None:
-        if found: raise ValueError(f"{found[0]} is damaged ({type(why).__name__}): delete it to train anew") from why
-        return None
+        if not found: return None
+        them = "are damaged ({}): delete them" if len(found) > 1 else "is damaged ({}): delete it"
+        raise ValueError(f"{' and '.join(map(str, found))} {them.format(type(why).__name__)} to train anew") from why
     theirs = state["run"]
     differ = [f"{k} {theirs.get(k, 'unknown')} there, {run.get(k, 'unknown')} now"
               for k in theirs | run if k not in theirs or k not in run or theirs[k] != run[k]]
@@ -68,17 +69,17 @@ def load_state(
                          "Choose another folder, or delete this one to train anew")
     return state
 
-# %% ../nbs/12_checkpoint.ipynb #496009cb
+# %% ../nbs/12_checkpoint.ipynb #808d6ebf
 def take_over(
     earlier: Path,  # the folder of an earlier run
     folder: Path,   # of this one
 ):
     "Copy an earlier run to a folder that holds no state yet; ValueError if there is no run."
-    if (folder / STATE).exists(): return
-    if not (earlier / STATE).is_file():
+    if any((folder / name).exists() for name in (STATE, PREVIOUS)): return
+    if not any((earlier / name).is_file() for name in (STATE, PREVIOUS)):
         raise ValueError(f"{earlier}: expected the folder of an earlier `mammo-kit train`, found no {STATE} in it")
     folder.mkdir(parents=True, exist_ok=True)
-    for f in sorted(earlier.iterdir(), key=lambda f: f.name == STATE):
+    for f in sorted(earlier.iterdir(), key=lambda f: f.name in (STATE, PREVIOUS)):
         if f.is_file():
             with whole(folder / f.name) as copy, f.open("rb") as there: shutil.copyfileobj(there, copy)
 

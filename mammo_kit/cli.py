@@ -5,22 +5,23 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'usage', 'main']
 
-# %% ../nbs/18_cli.ipynb #38ef957f
+# %% ../nbs/18_cli.ipynb #e434ea60
 import errno
 import importlib
+import inspect
 import os
 import sys
 
 from . import __version__
 
-# %% ../nbs/18_cli.ipynb #00d83c9a
+# %% ../nbs/18_cli.ipynb #afcf4f20
 COMMANDS = {  # name: (module, what it does)
     "demo": ("demo", "The whole chain on phantoms whose truth is known, in a few minutes"),
     "phantom": ("phantom", "Make a synthetic mammography competition"),
     "profile": ("machine", "What this machine is, and which settings and readers are fastest on it"),
     "check": ("check", "What is wrong with DICOM files: the rules that fire, as a table"),
     "preprocess": ("preprocess", "DICOM files to training images and a manifest"),
-    "report": ("report", "One HTML page to review what the rules found"),
+    "report": ("report", "One HTML page: what the rules found, to review, and what models have learnt"),
     "train": ("train", "Training images to a model"),
     "infer": ("infer", "Models and raw DICOM files to a submission"),
     "publish": ("publish", "The library to Kaggle, as a private dataset that the kernels install from"),
@@ -41,7 +42,7 @@ def usage() -> str:
         "Exit status: 0 all done; 1 done, but some inputs failed (named in the manifest);",
         "2 wrong use; 3 stopped early (disk, time, remote side); 130 interrupted."])
 
-# %% ../nbs/18_cli.ipynb #670f56fa
+# %% ../nbs/18_cli.ipynb #71b4256f
 _WRONG_PATH = FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError
 
 
@@ -75,17 +76,31 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _parse_and_call(function, prog: str, args: list[str]):
-    "Call `function` with arguments parsed from `args`: those it requires by position, the others by name."
+    "Call `function` with arguments parsed from `args`: those it requires and its `*args` by position, others by name."
     import tyro
     from fastcore.docments import docments
     described = {k: v for k, v in docments(function).items() if v and k != "return"}
     notes = "\n".join(f"    {k}: {' '.join(v.split())}" for k, v in described.items())
-    plain, function.__doc__ = function.__doc__, f"{function.__doc__}\n\nArgs:\n{notes}"  # tyro reads it there
+    plain, types = function.__doc__, function.__annotations__
+    function.__doc__ = f"{plain}\n\nArgs:\n{notes}"  # tyro reads it there
+    several = [k for k, p in inspect.signature(function).parameters.items() if p.kind is p.VAR_POSITIONAL]
+    function.__annotations__ = types | {k: tyro.conf.Positional[types[k]] for k in several}
     tyro._experimental_options["backend"] = "argparse"  # tyro's own takes no `MODEL... SRC FILE`
-    args = _gathered(args)
+    args, defaults = _gathered(args), function.__defaults__
+    args, function.__defaults__ = _from_known_recipe(args, defaults)
     config = tyro.conf.PositionalRequiredArgs, tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName
     try: return tyro.cli(function, prog=prog, args=args, use_underscores=False, config=config)
-    finally: function.__doc__ = plain
+    finally: function.__doc__, function.__annotations__, function.__defaults__ = plain, types, defaults
+
+
+def _from_known_recipe(args: list[str], defaults: tuple) -> tuple[list[str], tuple]:
+    "Without `--recipe NAME`, and with that recipe in place of the default one, so that other options change it."
+    if "--recipe" not in args or not any(type(d).__name__ == "Recipe" for d in defaults): return args, defaults
+    from mammo_kit.recipe import RECIPES, Recipe
+    at = args.index("--recipe")
+    name = args[at + 1] if at + 1 < len(args) else ""
+    if name not in RECIPES: raise ValueError(f"--recipe {name!r}: expected one of {', '.join(RECIPES)}")
+    return args[:at] + args[at + 2:], tuple(RECIPES[name] if isinstance(d, Recipe) else d for d in defaults)
 
 
 def _gathered(args: list[str]) -> list[str]:

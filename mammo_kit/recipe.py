@@ -118,7 +118,7 @@ def find_weights(
         f"timm.create_model({Path(name).stem!r}, pretrained=True) fetches them and safetensors.torch.save_file("
         f"model.state_dict(), {Path(name).name!r}) writes them; attach that file as a dataset, or choose weights \"\"")
 
-# %% ../nbs/12_recipe.ipynb #f7eecc9c
+# %% ../nbs/12_recipe.ipynb #e1991b1d
 @dataclass(frozen=True)
 class Target:
     "A column of train.csv, and the network's outputs that learn it."
@@ -136,7 +136,7 @@ class Target:
 
     def labels(self, frame: pd.DataFrame) -> np.ndarray:  # (n, outputs) float32
         "What is to be learnt from each row; nan where it is missing."
-        values = frame[self.column].replace("", np.nan)
+        values = frame[self.column].replace(["", np.inf, -np.inf], np.nan)
         missing = values.isna().to_numpy()[:, None]
         if self.classes: y = np.stack([values == c for c in self.classes], 1).astype(np.float32)
         else: y = values.astype(np.float32).to_numpy()[:, None]
@@ -159,7 +159,7 @@ def targets(
     for column, weight in recipe.auxiliary.items():
         if column not in frame: raise ValueError(f"auxiliary {column!r}: expected a column of train.csv, such as "
                                                  f"{', '.join(c for c in KNOWN if c in frame) or 'density'}")
-        values = frame[column].replace("", np.nan).dropna()
+        values = frame[column].replace(["", np.inf, -np.inf], np.nan).dropna()
         if values.empty: raise ValueError(f"auxiliary {column!r}: all {len(frame)} training images lack it")
         kinds = sorted(values.unique(), key=lambda v: (str(type(v)), v))
         if set(kinds) <= {0, 1}: found.append(Target(column, weight))

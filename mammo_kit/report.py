@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['Tile', 'contact_sheet', 'save_png', 'Report', 'report']
 
-# %% ../nbs/14_report.ipynb #a11bf6ad
+# %% ../nbs/14_report.ipynb #d8285a4f
 import base64
 import hashlib
+import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -284,7 +285,40 @@ def _kinds(alarms: pd.DataFrame) -> list[dict]:
                       "meaning": known.meaning if known else "", "action": known.action if known else ""})
     return kinds
 
-# %% ../nbs/14_report.ipynb #ca461ac3
+# %% ../nbs/14_report.ipynb #af5e1820
+_GROUND = {f"{of}.facecolor": "#151a21" for of in ("figure", "axes", "savefig")}  # as the page's panels
+
+
+def _data_url(kind: str, data: bytes) -> str: return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _training(out: Path, models: tuple[Path, ...], folder: Path) -> dict | None:
+    "What the Training page shows; None without models."
+    if not models: return None
+    import matplotlib.pyplot as plt
+
+    from mammo_kit.evaluate import Case, evaluate, overlay
+    seen, figures = evaluate(out, models, folder), []
+    with plt.style.context(["dark_background", _GROUND]):
+        for title, figure in seen.figures().items():
+            figure.savefig(file := io.BytesIO(), dpi=110)
+            figures.append([title, _data_url("png", file.getvalue())])
+
+    def encoded(rgb: np.ndarray) -> str:
+        return _data_url("webp", cv2.imencode(".webp", rgb[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, 85])[1].tobytes())
+
+    def shown(case: Case) -> dict:
+        views = [[v.caption, encoded(np.dstack([v.pixels] * 3)), "" if v.heat is None else
+                  encoded(overlay(v.pixels, v.heat))] for v in case.views]
+        return {"caption": case.caption, "views": views}
+
+    table = seen.table()
+    hardest = (f"With {seen.target}, the lowest probability first", seen.positives), (
+        f"Without {seen.target}, the highest probability first", seen.negatives)
+    return {"about": str(seen), "totals": list(seen.totals().items()), "figures": figures, "head": list(table),
+            "rows": table.to_numpy(object).tolist(), "cases": [[title, [*map(shown, some)]] for title, some in hardest]}
+
+# %% ../nbs/14_report.ipynb #8f7cf813
 _STYLE = """
 :root { color-scheme: dark; --ground: #0d1015; --panel: #151a21; --raised: #1e252e; --line: #2c3541; --text: #e8ebf0;
   --dim: #a3adba; --blue: #6cb6ff; --note: #6cb6ff; --repair: #f0b445; --exclude: #ff8078; --accept: #56c568;
@@ -391,12 +425,12 @@ main { flex: 1; min-height: 0; }
 .nothing { margin: 5vh auto; max-width: 520px; text-align: center; }
 .nothing h2 { font-size: 21px; }
 
-#summary { height: 100%; overflow-y: auto; padding: 16px; }
-#summary > div { max-width: 1720px; margin: 0 auto; }
-#totals { display: flex; flex-wrap: wrap; gap: 10px; margin-bottom: 14px; }
-#totals div { background: var(--panel); border: 1px solid var(--line); border-radius: 8px; padding: 7px 13px 8px; }
-#totals b { display: block; font-size: 23px; font-weight: 600; font-variant-numeric: tabular-nums; }
-#totals .bad b { color: var(--exclude); } #totals .odd b { color: var(--repair); }
+.sheet { height: 100%; overflow-y: auto; padding: 16px; }
+.sheet > div { max-width: 1720px; margin: 0 auto; }
+.totals { display: flex; flex-wrap: wrap; gap: 10px; margin-bottom: 14px; }
+.totals div { background: var(--panel); border: 1px solid var(--line); border-radius: 8px; padding: 7px 13px 8px; }
+.totals b { display: block; font-size: 23px; font-weight: 600; font-variant-numeric: tabular-nums; }
+.totals .bad b { color: var(--exclude); } .totals .odd b { color: var(--repair); }
 .charts { columns: 370px; column-gap: 14px; margin-top: 14px; }
 .charts .panel { break-inside: avoid; margin-bottom: 14px; }
 #failure-panel { margin-top: 14px; } #score-heading { font-size: 15px; margin: 12px 0 0; }
@@ -408,6 +442,13 @@ main { flex: 1; min-height: 0; }
 .bars .track { height: 13px; }
 .bars i { display: block; height: 100%; background: #47617f; border-radius: 2px; min-width: 2px; overflow: hidden; }
 .bars u { display: block; height: 100%; background: var(--repair); }
+#training .panel { margin-bottom: 14px; }
+.figures { columns: 560px; column-gap: 14px; margin-bottom: 14px; } .figures .panel { break-inside: avoid; }
+.figures img { display: block; width: 100%; }
+.cases { display: flex; flex-wrap: wrap; gap: 18px 26px; }
+.cases figure { margin: 0; } .cases figcaption { font-weight: 600; margin-bottom: 5px; }
+.cases .views { display: flex; flex-wrap: wrap; gap: 8px; } .cases img { height: 380px; display: inline-block; }
+.cases small { display: block; color: var(--dim); }
 table { border-collapse: collapse; width: 100%; font-size: 13px; }
 th { text-align: left; white-space: nowrap; font-weight: 600; color: var(--dim); }
 th, td { padding: 4px 16px 4px 0; border-bottom: 1px solid var(--line); }
@@ -425,6 +466,7 @@ _BODY = """
  <nav role="tablist" aria-label="Pages">
   <button role="tab" id="tab-summary" aria-controls="summary">Summary</button>
   <button role="tab" id="tab-review" aria-controls="review">Review</button>
+  <button role="tab" id="tab-training" aria-controls="training">Training</button>
  </nav>
  <div id="progress"><div id="bar" aria-hidden="true"><i id="bar-accept"></i><i id="bar-overrule"></i></div>
   <span id="decided" aria-live="polite"></span></div>
@@ -434,10 +476,10 @@ _BODY = """
 </header>
 <p id="banner" class="banner" hidden></p>
 <main>
- <section id="summary" role="tabpanel" aria-labelledby="tab-summary" tabindex="-1" hidden><div>
+ <section id="summary" class="sheet" role="tabpanel" aria-labelledby="tab-summary" tabindex="-1" hidden><div>
   <div class="nothing" id="nothing" hidden><h2>No rule fired</h2>
    <p class="dim">There is nothing to review. What the images are is below.</p></div>
-  <div id="totals"></div>
+  <div id="totals" class="totals"></div>
   <div class="panel" id="rule-panel"><h2>Rules that fired</h2><table id="rule-table"></table></div>
   <div class="panel" id="failure-panel"><h2>Images that could not be read</h2><table id="failures"></table></div>
   <div id="charts" class="charts"></div>
@@ -470,6 +512,14 @@ _BODY = """
    </div>
   </div>
  </section>
+ <section id="training" class="sheet" role="tabpanel" aria-labelledby="tab-training" tabindex="-1" hidden><div>
+  <p id="trained"></p>
+  <div id="trained-totals" class="totals"></div>
+  <div id="trained-figures" class="figures"></div>
+  <div class="panel"><h2>Scores by group <span class="dim">95 % of them fall into the interval if patients are drawn
+   anew</span></h2><table id="groups"></table></div>
+  <div id="cases"></div>
+ </div></section>
 </main>
 <footer id="help"><span><kbd>j</kbd> <kbd>→</kbd> next</span><span><kbd>k</kbd> <kbd>←</kbd> previous</span>
  <span><kbd>↑</kbd> <kbd>↓</kbd> row</span><span><kbd>a</kbd> accept: the alarm is right</span>
@@ -798,7 +848,7 @@ function step(by) {
 }
 """
 
-# %% ../nbs/14_report.ipynb #66ba84a5
+# %% ../nbs/14_report.ipynb #dec7f7ae
 _SUMMARY = r"""
 // The summary.
 function panel(title, note, ...content) {
@@ -884,10 +934,30 @@ function summary() {
 }
 """
 
+_TRAINING = r"""
+// What was learnt: figures and pictures as they were put into the page.
+function training() {
+  const {about, totals, figures, head, rows, cases} = data.training;
+  const picture = (src, alt) => make("img", {src, alt});
+  const view = ([caption, plain, heat]) => make("div", {}, picture(plain, caption), " ",
+    ...heat ? [picture(heat, `${caption}, heat map`)] : [], make("small", {}, caption));
+  const breast = ({caption, views}) => make("figure", {}, make("figcaption", {}, caption),
+    make("div", {className: "views"}, ...views.map(view)));
+  $("trained").textContent = about;
+  $("trained-totals").append(...totals.map(([label, n]) => make("div", {}, make("b", {}, n), label)));
+  $("trained-figures").append(...figures.map(([title, src]) => panel(title, "", picture(src, title))));
+  $("groups").replaceChildren(...table(head, rows));
+  const note = "each image, and where its model saw evidence, relative to the strongest; the line marks half of it";
+  $("cases").append(...cases.map(([title, breasts]) =>
+    panel(title, note, make("div", {className: "cases"}, ...breasts.map(breast)))));
+}
+"""
+
 _START = r"""
-// The page: two tabs, buttons and keys.
+// The page: its tabs, buttons and keys.
+const pages = ["summary", "review", "training"];
 function show(page) {
-  for (const p of ["summary", "review"]) {
+  for (const p of pages) {
     $(p).hidden = p !== page;
     $("tab-" + p).setAttribute("aria-selected", p === page);
   }
@@ -918,19 +988,21 @@ $("file").onchange = async () => {
 };
 $("grid").onscroll = () => grid.draw();
 new ResizeObserver(() => { if (!$("review").hidden && alarms.length) grid.layout(); }).observe($("grid"));
-for (const p of ["summary", "review"]) $("tab-" + p).onclick = () => show(p);
+for (const p of pages) $("tab-" + p).onclick = () => show(p);
 addEventListener("beforeunload", e => { if (!kept && !saved) e.preventDefault(); });
 
 $("title").textContent = $("title").title = data.title;
 warn();
 $("nothing").hidden = Boolean(alarms.length || data.banner);
 for (const id of ["progress", "load", "save", "tab-review"]) $(id).hidden = !alarms.length;
+$("tab-training").hidden = !data.training;
 summary();
+if (data.training) training();
 if (alarms.length) { filters(); refresh(); progress(); }
-show(alarms.length ? "review" : "summary");
+show(data.training ? "training" : alarms.length ? "review" : "summary");
 """
 
-# %% ../nbs/14_report.ipynb #910b2b51
+# %% ../nbs/14_report.ipynb #7eace039
 def _json(what) -> str:
     "JSON that can stand in a script element: no `<` can end it, or begin another."
     return json.dumps(what, allow_nan=False).replace("<", r"\u003c")
@@ -938,7 +1010,7 @@ def _json(what) -> str:
 
 def _page(data: dict, pictures: list[str]) -> bytes:
     "The HTML file."
-    script = _DATA + _DECISIONS + _FILTERS + _GALLERY + _SUMMARY + _START
+    script = _DATA + _DECISIONS + _FILTERS + _GALLERY + _SUMMARY + _TRAINING + _START
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     head = (f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
@@ -981,10 +1053,11 @@ def _banner(left_out: int, alarms: int, unreadable: int) -> str:
 
 def report(
     out: Path,                 # what `mammo-kit preprocess` wrote
-    html: Path | None = None,  # the file to write; OUT/report.html if not given
+    *models: Path,             # folders of `mammo-kit train`: how well they learnt, and where they fail, is shown too
+    html: Path | None = None,  # the file to write; OUT/report.html if not given. With models also out_of_fold.csv there
     progress: bool = True,     # show a bar
 ) -> Report:
-    "Write one HTML page on which a person sees what preprocessing did, and accepts or overrules every alarm."
+    "Write one HTML page: what preprocessing did, every alarm to accept or overrule, and what models have learnt."
     out = Path(out)
     html = Path(html) if html else out / "report.html"
     if html.suffix.lower() not in (".html", ".htm"): raise ValueError(f"{html}: expected a name that ends in .html")
@@ -992,7 +1065,7 @@ def report(
     kinds = _kinds(alarms)
     data = {"title": f"{out.resolve().name} · mammo-kit report", "digest": _digest(out, images), "kinds": kinds,
             "totals": _totals(images, alarms), "charts": _charts(images, alarms), "scores": _scores(alarms),
-            "failures": _failures(images)}
+            "failures": _failures(images), "training": _training(out, models, html.parent)}
     flagged = images.reindex(alarms["path"].unique(), fill_value="").to_dict("index")  # in the order of the alarms
     place, number = ({key: i for i, key in enumerate(keys)} for keys in (flagged, (k["rule"] for k in kinds)))
     found = [{"image": place[a["path"]], "kind": number[a["rule"]], "score": _number(a["score"]), "reason": a["reason"],

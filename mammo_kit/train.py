@@ -156,7 +156,7 @@ def _schedule(optimizer, recipe: Recipe, steps: int) -> timm.scheduler.scheduler
     if recipe.schedule == "cosine": return timm.scheduler.CosineLRScheduler(optimizer, **options)
     return timm.scheduler.PolyLRScheduler(optimizer, power=float(recipe.schedule == "linear"), **options)
 
-# %% ../nbs/12_train.ipynb #e170254e
+# %% ../nbs/12_train.ipynb #130cd211
 @dataclass(frozen=True)
 class Trained:
     "What a training run came to."
@@ -228,7 +228,8 @@ def train(
     if resume and main: take_over(Path(resume), model)
     accelerator.wait_for_everyone()
     if resume and not main: take_over(Path(resume), model)  # tells what is wrong with it here too
-    run = asdict(recipe) | {"weights": Path(recipe.weights).name, "images": _digest(frame, settings, learnt)}
+    run = asdict(recipe) | {"weights": Path(recipe.weights).name, "images": _digest(frame, settings, learnt),
+                            "format of the state": 1}
     state = load_state(model, run)
     if recipe.weights and not state: load_pretrained(network, find_weights(recipe.weights))
     model.mkdir(parents=True, exist_ok=True)
@@ -441,7 +442,7 @@ def _write(board, row: dict, losses: list[float], done: int):
         board.add_scalar(name, row[name], done)
     board.flush()
 
-# %% ../nbs/12_train.ipynb #e88fd233
+# %% ../nbs/12_train.ipynb #c0db1ee7
 def _on_several(processes: int, *args) -> Trained:
     "`train` in so many processes of this machine; what the first of them returns, or the first ValueError of any."
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -451,7 +452,9 @@ def _on_several(processes: int, *args) -> Trained:
                           start_method="spawn")
     with tempfile.TemporaryDirectory() as folder:
         try: return elastic_launch(config, _one_of_several)(Path(folder), *args)[0]
-        except SignalException as e: raise KeyboardInterrupt from e
+        except SignalException as e:
+            if e.sigval == signal.SIGINT: raise KeyboardInterrupt from e
+            raise Stopped("stopped; the same command goes on from here") from e
         except ChildFailedError:
             for told in Path(folder).iterdir(): raise ValueError(told.read_text()) from None
             raise

@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from mammo_kit import __version__, preprocess
+from mammo_kit import __version__, preprocess, report
 from mammo_kit.cli import COMMANDS, main
 
 COMMAND = Path(sys.executable).with_name("mammo-kit")
@@ -94,10 +94,31 @@ def test_an_option_that_is_given_twice_is_not_lost(monkeypatch):
         assert seen.pop() == ("Ann", ("a", "b"), True)
 
 
-def test_main_leaves_the_functions_as_they_are(said):
-    before = preprocess.preprocess.__doc__
-    assert said("preprocess", "--help") == said("preprocess", "--help")
-    assert preprocess.preprocess.__doc__ == before
+def test_any_number_of_arguments_by_position(monkeypatch):
+    seen = []
+    def greet(name: str, *friends: str, words: int = 1, loud: bool = False): seen.append((name, friends, words, loud))
+    monkeypatch.setattr("mammo_kit.demo.greet", greet, raising=False)
+    monkeypatch.setitem(COMMANDS, "greet", ("demo", "Greet"))
+    for args, friends, loud in ((["Ann"], (), False), (["Ann", "Bo"], ("Bo",), False),
+                                (["Ann", "Bo", "Cy", "--words", "2", "--loud"], ("Bo", "Cy"), True),
+                                (["--loud", "Ann", "Bo", "Cy"], ("Bo", "Cy"), True)):
+        assert main(["greet", *args]) == 0
+        assert seen.pop() == ("Ann", friends, 1 + ("--words" in args), loud)
+
+
+@pytest.mark.parametrize("function", [preprocess.preprocess, report.report])
+def test_main_leaves_the_functions_as_they_are(function, said):
+    before, types = function.__doc__, dict(function.__annotations__)
+    assert said(function.__name__, "--help") == said(function.__name__, "--help")
+    assert (function.__doc__, function.__annotations__) == (before, types)
+
+
+def test_report_takes_models(prepared, trained, said, tmp_path):
+    pages = tmp_path / "a.html", tmp_path / "b.html"
+    assert said("report", prepared, "--html", pages[0], "--no-progress")[0] == 0
+    status, out, _ = said("report", "--no-progress", prepared, trained, "--html", pages[1])
+    assert status == 0 and str(pages[1]) in out
+    assert pages[1].stat().st_size > pages[0].stat().st_size + 1e5 and (tmp_path / "out_of_fold.csv").is_file()
 
 
 @pytest.mark.parametrize(("args", "words"), [
@@ -125,6 +146,9 @@ def test_main_leaves_the_functions_as_they_are(said):
     (("train", "PREPARED", "model", "--backbone", "regnet_x"), "unknown to timm"),
     (("train", "PREPARED", "model", "--target", "malignant"), "no column 'malignant' to learn"),
     (("train", "PREPARED", "FILE", "--n-folds", "3"), "File exists"),
+    (("report", "PREPARED", "nowhere"), "nowhere: expected a folder of `mammo-kit train`, found nothing"),
+    (("report", "PREPARED", "MODEL", "FILE", "--html", "page.html"), "FILE: expected a folder of .*found a file"),
+    (("report", "nowhere", "MODEL"), "manifest.csv is missing"),
     (("infer", "MODEL", "SRC"), "no model: expected at least one"),
     (("infer", "nowhere", "SRC", "out.csv"), "best.safetensors is missing|nowhere is missing"),
     (("infer", "FILE", "SRC", "out.csv"), "no whole safetensors file"),
@@ -192,7 +216,8 @@ def test_infer_1_with_a_broken_file(competition, trained, said, tmp_path):
 
 def test_train_says_what_it_came_to(prepared, said, tmp_path):
     status, out, _ = said("train", prepared, tmp_path / "model", "--backbone", "test_convnext", "--pool", "avg",
-                          "--epochs", "1", "--n-folds", "3", "--no-augment", "--workers", "0", "--no-progress")
+                          "--epochs", "1", "--n-folds", "3", "--augmentation", "none", "--workers", "0",
+                          "--no-progress")
     assert status == 0 and out.startswith("best epoch 0: AUROC")
 
 
@@ -251,3 +276,19 @@ def test_a_mistake_of_ours_is_a_traceback(said, monkeypatch):
     def mistaken(*_, **__): raise TypeError("not foreseen")
     monkeypatch.setattr("mammo_kit.preprocess.parse_size", mistaken)
     with pytest.raises(TypeError, match="not foreseen"): said("preprocess", "a", "b")
+
+
+def test_a_known_recipe_is_where_the_options_begin(capsys, monkeypatch):
+    from mammo_kit import train
+    from mammo_kit.recipe import NOTES, RSNA_1ST, Recipe
+    asked = []
+
+    def spy(out: str, model: str, recipe: Recipe = Recipe(), processes: int | None = None):
+        "Train."
+        asked.append(recipe)
+    monkeypatch.setattr(train, "train", spy)
+    for options in ([], ["--recipe", "notes"], ["--fold=2", "--recipe=rsna_1st", "--size", ""]):
+        assert main(["train", "OUT", "MODEL", *options]) == 0
+    assert asked == [Recipe(), NOTES, replace(RSNA_1ST, fold=2, size="")]
+    assert main(["train", "OUT", "MODEL", "--recipe", "winner"]) == 2
+    assert "--recipe 'winner': expected one of small, rsna_1st, notes" in capsys.readouterr().err

@@ -106,7 +106,7 @@ def pictures_of(html: Path) -> list[str]:
 
 
 def test_totals_alarms_and_decisions(checked, tmp_path):
-    made = report(checked, tmp_path / "page.html")
+    made = report(checked, html=tmp_path / "page.html")
     data, manifest, alarms = data_of(made.html), read(checked / "manifest.csv"), read(checked / "alarms.csv")
     assert (made.exit_status, made.alarms, made.shown) == (0, len(alarms), len(alarms))
     assert str(made.html) in str(made)
@@ -158,13 +158,13 @@ def test_windows_are_told_relative_to_the_bits(tmp_path):
 
 def test_a_score_that_differs_is_a_histogram_with_its_threshold(checked, tmp_path):
     rule, alarms = scored(checked)
-    [scores] = (s for s in data_of(report(checked, tmp_path / "page.html").html)["scores"] if s["rule"] == rule)
+    [scores] = (s for s in data_of(report(checked, html=tmp_path / "page.html").html)["scores"] if s["rule"] == rule)
     assert sum(scores["counts"]) == len(alarms) and scores["threshold"] == RULES[rule].threshold == scores["low"]
     assert scores["high"] == alarms["score"].max()
 
 
 def test_every_picture_is_in_the_page_once(checked, tmp_path):
-    made = report(checked, tmp_path / "page.html")
+    made = report(checked, html=tmp_path / "page.html")
     manifest, pictures = read(checked / "manifest.csv"), pictures_of(made.html)
     assert len(pictures) == len(data_of(made.html)["images"]) > 20
     assert sum(map(bool, pictures)) == manifest["overview_length"].notna().sum()
@@ -280,6 +280,32 @@ def test_too_many_alarms_are_left_out_and_it_says_so(flagged, monkeypatch):
     assert len(data["carried"]) + sum(a["decision"] != "" for a in data["alarms"]) == 2  # no decision is lost
 
 
+@pytest.fixture(scope="module")
+def with_models(prepared, trained, tmp_path_factory) -> Path:
+    return report(prepared, trained, html=tmp_path_factory.mktemp("trained") / "page.html", progress=False).html
+
+
+def test_what_models_have_learnt(with_models, prepared, trained):
+    from mammo_kit.evaluate import evaluate
+    seen, data = evaluate(prepared, trained, with_models.parent), data_of(with_models)["training"]
+    assert data["about"] == str(seen) and dict(data["totals"]) == seen.totals()
+    assert [title for title, _ in data["figures"]] == list(seen.figures())
+    assert data["head"] == list(seen.table()) and data["rows"] == seen.table().to_numpy(object).tolist()
+    assert [[c["caption"] for c in cases] for _, cases in data["cases"]] == [
+        [c.caption for c in cases] for cases in (seen.positives, seen.negatives)]
+    for _, cases in data["cases"]:
+        for shown in cases:
+            for _, *pictures in shown["views"]: assert all(p.startswith("data:image/webp;base64,") for p in pictures)
+    assert (with_models.parent / "out_of_fold.csv").read_bytes().count(b"\n") == len(seen.images) + 1
+    assert with_models.stat().st_size < 3e6
+
+
+def test_models_that_are_none_leave_no_page(prepared, tmp_path):
+    with pytest.raises(ValueError, match="nowhere: expected a folder of `mammo-kit train`"):
+        report(prepared, tmp_path / "nowhere", html=tmp_path / "page.html")
+    assert not list(tmp_path.iterdir())
+
+
 # What follows drives a browser.
 
 @pytest.fixture(scope="module")
@@ -318,7 +344,25 @@ def visit(browser):
 @pytest.fixture
 def page(visit, checked, tmp_path):
     "So high that every card is in view."
-    return visit(report(checked, tmp_path / "page.html").html, 9000)
+    return visit(report(checked, html=tmp_path / "page.html").html, 9000)
+
+
+def test_training_has_a_page_of_its_own(visit, with_models, checked, tmp_path):
+    page = visit(with_models)
+    tab = page.get_by_role("tab", name="Training")
+    assert tab.get_attribute("aria-selected") == "true"
+    training = page.get_by_role("tabpanel", name="Training")
+    assert training.get_by_text("AUROC").first.is_visible()
+    pictures = training.get_by_role("img")
+    assert pictures.count() > 10
+    sizes = pictures.evaluate_all("all => all.map(e => [e.naturalWidth, e.clientWidth, e.alt])")
+    assert all(natural > 0 < shown and alt for natural, shown, alt in sizes)
+    page.get_by_role("tab", name="Summary").click()
+    assert not training.is_visible() and page.get_by_text("images with an alarm").first.is_visible()
+    tab.click()
+    assert training.is_visible()
+    without = visit(report(checked, html=tmp_path / "page.html").html)
+    assert without.get_by_role("tab").all_text_contents() == ["Summary", "Review"]  # those that are not hidden
 
 
 def listed(page) -> list[str]:
@@ -408,7 +452,7 @@ def test_keys_walk_decide_and_undo(page, checked):
 
 
 def test_decisions_are_saved_kept_and_loaded(visit, checked, tmp_path):
-    html, (rule, _) = report(checked, tmp_path / "page.html").html, scored(checked)
+    html, (rule, _) = report(checked, html=tmp_path / "page.html").html, scored(checked)
     page = visit(html, 9000)
     before = {(path, rule): d for path, rule, d in save(page).to_numpy()}
     alarms = read(checked / "alarms.csv")
@@ -471,7 +515,7 @@ def test_an_overruled_image_is_trained_on_again(visit, faulty, checked, tmp_path
 
 def test_a_page_without_memory_still_works(visit, checked, tmp_path):
     "Some browsers keep nothing for files."
-    html = report(checked, tmp_path / "page.html").html
+    html = report(checked, html=tmp_path / "page.html").html
     page = visit(html)
     page.add_init_script("Object.defineProperty(window, 'localStorage', {get() { throw Error('no') }})")
     page.reload()

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
+from mammo_kit.checkpoint import load_state
 from mammo_kit.dataset import images
 from mammo_kit.infer import infer
 from mammo_kit.model import load_model, save_model
@@ -223,7 +224,7 @@ def test_two_damaged_states_are_refused_in_words_and_can_be_deleted(prepared, re
     model = tmp_path / "model"
     shutil.copytree(trained, model)
     for name in ("state.pt", "state.previous.pt"): (model / name).write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"state\.pt is damaged .*: delete it to train anew"):
+    with pytest.raises(ValueError, match=r"state\.pt and .*previous\.pt are damaged .*: delete them"):
         run(prepared, model, recipe)
     for name in ("state.pt", "state.previous.pt"): (model / name).unlink()
     run(prepared, model, recipe)
@@ -463,6 +464,18 @@ def test_a_state_of_something_else_is_refused(prepared, recipe, tmp_path):
         torch.save(other, tmp_path / "state.pt")
         with pytest.raises(ValueError, match="state.pt is damaged"):
             run(prepared, tmp_path, recipe)
+
+
+def test_a_state_before_the_last_is_a_state_for_resume_too(prepared, recipe, trained, tmp_path):
+    "Here, where an earlier run must not be copied over it; and there, where it is all that a full disk has left."
+    earlier, model = tmp_path / "earlier", tmp_path / "model"
+    run(prepared, earlier, recipe, max_hours=0)
+    model.mkdir()
+    shutil.copy(trained / "state.pt", model / "state.previous.pt")
+    assert run(prepared, model, recipe, resume=earlier).exit_status == 0
+    assert load_state(model, torch.load(trained / "state.pt")["run"])["epoch"] == recipe.epochs
+    (earlier / "state.pt").rename(earlier / "state.previous.pt")
+    assert run(prepared, tmp_path / "again", recipe, resume=earlier, max_hours=0).steps == 2
 
 
 def all_of(value): return lambda t: t.assign(cancer=value)
