@@ -37,6 +37,9 @@ test: lint notebooks pytest
 lint: $(INSTALLED)
 	$(BIN)/ruff check
 
+# Small images are learnt from fastest on one thread, and threads that wait for each other are slow where two notebooks run.
+notebooks pytest: export OMP_NUM_THREADS = 1
+
 notebooks: $(INSTALLED)
 	$(BIN)/nbdev_test --path nbs --n_workers 2
 

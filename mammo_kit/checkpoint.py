@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['STATE', 'PREVIOUS', 'save_state', 'load_state', 'take_over', 'asked_to_stop', 'random_state', 'set_random_state']
 
-# %% ../nbs/12_checkpoint.ipynb #2ebb3755
+# %% ../nbs/12_checkpoint.ipynb #5c52e760
 import os
 import pickle
 import shutil
 import signal
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,7 @@ def save_state(
         except RuntimeError as e:  # what torch makes of a disk that is full
             raise (e.__context__ if isinstance(e.__context__, OSError) else e) from None
 
-# %% ../nbs/12_checkpoint.ipynb #8c4138ac
+# %% ../nbs/12_checkpoint.ipynb #d039b0ff
 def _read(file: Path) -> dict:
     with zipfile.ZipFile(file) as parts: damaged = parts.testzip()
     if damaged: raise ValueError(damaged)
@@ -55,7 +56,7 @@ def load_state(
         try:
             state = _read(file)
             break
-        except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, EOFError, OSError,
+        except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, EOFError, OSError, zlib.error,
                 zipfile.BadZipFile, pickle.UnpicklingError) as e: why = e  # what a damaged or foreign file leads to
     if state is None:
         if not found: return None

@@ -14,13 +14,14 @@ import sys
 
 from . import __version__
 
-# %% ../nbs/18_cli.ipynb #afcf4f20
+# %% ../nbs/18_cli.ipynb #917493de
 COMMANDS = {  # name: (module, what it does)
     "demo": ("demo", "The whole chain on phantoms whose truth is known, in a few minutes"),
     "phantom": ("phantom", "Make a synthetic mammography competition"),
     "profile": ("machine", "What this machine is, and which settings and readers are fastest on it"),
     "check": ("check", "What is wrong with DICOM files: the rules that fire, as a table"),
     "preprocess": ("preprocess", "DICOM files to training images and a manifest"),
+    "join": ("preprocess", "Parts of a preprocessing put together as one folder of links"),
     "report": ("report", "One HTML page: what the rules found, to review, and what models have learnt"),
     "train": ("train", "Training images to a model"),
     "infer": ("infer", "Models and raw DICOM files to a submission"),

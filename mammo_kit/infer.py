@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['asked_rows', 'write_submission', 'portions', 'probabilities', 'Inferred', 'infer']
 
-# %% ../nbs/13_infer.ipynb #a95bd847
+# %% ../nbs/13_infer.ipynb #9753d0af
 import io
 import shutil
 import tempfile
@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from accelerate.utils.memory import should_reduce_batch_size
 from torch.utils.data import DataLoader
 
 from .competition import FOLDER, Competition, Source, open_source
@@ -91,7 +92,7 @@ def _portions(files: list[str], c: Competition, kinds: Iterable[Settings], free:
     largest = max(s.height * s.width * s.bits // 8 for s in kinds) + _BESIDE
     return portions(files, lambda path: c.identify(path)[0], free * 4 // 5 // largest)
 
-# %% ../nbs/13_infer.ipynb #9d3fd5f6
+# %% ../nbs/13_infer.ipynb #e81806fa
 def probabilities(
     out: Path,                   # preprocessed images
     frame: pd.DataFrame,         # of `images`, with breast_id for models of breasts
@@ -112,8 +113,8 @@ def _by_model(accelerator, model, out: Path, frame: pd.DataFrame, batch_size: in
         loader = DataLoader(data, at_once, pin_memory=torch.cuda.is_available(),
                             num_workers=max(0, usable_cores() - 1) if workers is None else workers)
         try: return data.to_rows(predict(accelerator, model, accelerator.prepare(loader)))
-        except torch.OutOfMemoryError:
-            if at_once == 1: raise
+        except RuntimeError as e:
+            if at_once == 1 or not (isinstance(e, torch.OutOfMemoryError) or should_reduce_batch_size(e)): raise
         at_once //= 2  # beyond the except clause, which keeps what fills the memory
         torch.cuda.empty_cache()
 

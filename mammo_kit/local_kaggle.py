@@ -520,16 +520,18 @@ def submission_problem(
     bad = found[~pd.to_numeric(found[target], errors="coerce").between(0, 1)]
     return f"{file.name}: {len(bad)} numbers are not in [0, 1], e.g. {bad.iloc[0].to_dict()}" if len(bad) else ""
 
-# %% ../nbs/16_local_kaggle.ipynb #ca97aee8
-def _needed(metadata: dict, layout: Layout, out: Path, data: Path, library: Path | None) -> dict[str, Path]:
+# %% ../nbs/16_local_kaggle.ipynb #2954d8c5
+def _needed(metadata: dict, layout: Layout, out: Path, data: Path, library: Path | None, parts: int
+            ) -> dict[str, Path]:
     "The inputs that a stage's metadata names; ValueError if an earlier stage has not run."
     inputs = {place("competitions", name, layout): data for name in metadata["competition_sources"]}
     if library: inputs |= {place("datasets", ref, layout): library for ref in metadata["dataset_sources"]}
     for ref in metadata["kernel_sources"]:
         slug = ref.rpartition("/")[2]
         if not is_complete(out, slug):
-            stage, _, fold = slug.removeprefix("mammo-kit-").partition("-f")
-            command = f"mammo-kit run-local {stage} --data {data} --out {out}" + f" --fold {fold}" * bool(fold)
+            stage, _, which = slug.removeprefix("mammo-kit-").partition("-")
+            option = f" --fold {which[1:]}" if which[:1] == "f" else f" --parts {parts}" if which else ""
+            command = f"mammo-kit run-local {stage} --data {data} --out {out}{option}"
             ran = "has failed" if (out / f"{slug}.json").exists() else "has not run"
             raise ValueError(f"{metadata['title']} takes the output of {slug}, which {ran} here: first `{command}`")
         inputs[place("notebooks", ref, layout)] = out / slug
@@ -541,7 +543,7 @@ def _redirected(stage: str, inputs: dict[str, Path], working: Path) -> dict[str,
     src = next((str(p) for where, p in inputs.items() if where.startswith("competitions/")), "")
     made = [os.path.relpath(p, working) for where, p in inputs.items() if where.startswith("notebooks/")]  # no spaces
     if stage == "preprocess": return {"SRC": src, "OUT": "images"}
-    if stage == "train": return {"IMAGES": f"{made[0]}/images", "MODEL": "model", "EARLIER": ""}
+    if stage == "train": return {"IMAGES": " ".join(f"{p}/images" for p in made), "MODEL": "model", "EARLIER": ""}
     return {"SRC": src, "MODELS": " ".join(f"{p}/model" for p in made), "SUBMISSION": "submission.csv"}
 
 
@@ -564,6 +566,7 @@ def run_local(
     data: Path | None = None,       # the competition's folder; it must be given
     out: Path = Path("work/local"), # outputs go to OUT/<notebook>, where the next stage finds them
     fold: tuple[int, ...] = (0,),   # folds to train, and whose models infer takes
+    parts: int = 1,                 # in which preprocess makes the images, each in a run of its own; train takes all
     set: tuple[str, ...] = (),      # NAME=VALUE of the notebooks' parameters, e.g. SIZE=512x256 EPOCHS=2
     rerun: bool = False,            # infer, then again with the training images as a larger, hidden test set
     resume: bool = False,           # train: attach the fold's last output, to go on from
@@ -579,6 +582,7 @@ def run_local(
     if rerun and "infer" not in stages: raise ValueError(f"--rerun: only infer meets a hidden test set, not {stage}")
     if not hours > 0: raise ValueError(f"hours {hours}: expected more than 0")
     if not fold: raise ValueError("no fold: expected at least one, e.g. --fold 0")
+    if parts < 1: raise ValueError(f"parts {parts}: expected 1 or more")
     if data is None: raise ValueError("expected --data SRC, the folder of a competition")
     data, out = Path(data).resolve(), Path(out).resolve()
     _check_data(data, out, stages, rerun)
@@ -588,24 +592,26 @@ def run_local(
     values = parse_values_of(stages, set)
     problem = "it was not wanted" if sandbox == "no" else why_no_sandbox(out)
     if problem and sandbox == "yes": raise Stopped(f"no sandbox: {problem}. --sandbox no runs without one")
-    steps = [(s, k, False) for s in stages for k in (fold if s == "train" else (None,))]
+    options = {"preprocess": [{"parts": parts, "part": k} for k in range(1, parts + 1)],
+               "train": [{"fold": k, "parts": parts} for k in fold], "infer": [{"folds": fold}]}
+    steps = [(s, which, False) for s in stages for which in options[s]]
     runs, notes = [], []
     with temporary_folder(out) as temporary:
         library, version = (None, "") if problem else (temporary / "library", "")
         if library: version = build_library(library, "local", dirty=True)
-        for s, k, again in steps + [("infer", None, True)] * rerun:
-            mine = values[s]
-            go_on = resume and s == "train" and not problem and is_complete(out, f"mammo-kit-train-f{k}")
-            it = kernel(s, "local", k, mine, folds=fold, resume=go_on)
+        for s, which, again in steps + [("infer", options["infer"][0], True)] * rerun:
+            mine, it = values[s], kernel(s, "local", values=values[s], **which)
+            if resume and s == "train" and not problem and is_complete(out, it.slug):
+                it = kernel(s, "local", values=mine, resume=True, **which)
             name, test = it.slug + "-rerun" * again, temporary / "rerun" if again else data
-            inputs = _needed(it.metadata, "new" if problem else layout, out, data, library)
+            inputs = _needed(it.metadata, "new" if problem else layout, out, data, library, parts)
             if again:
                 at = next(where for where, folder in inputs.items() if folder == data)
                 mounts = rerun_data(data, test, link=bool(problem))
                 inputs |= {at: test, **{f"{at}/{images}": folder for images, folder in mounts.items()}}
             if problem:
                 mine = _redirected(s, inputs, temporary / name / "out") | mine
-                it = kernel(s, "local", k, mine, folds=fold)
+                it = kernel(s, "local", values=mine, **which)
             plan = Plan(name, it.notebook, inputs, SESSIONS[s], fitted(SESSIONS[s], out), again, problem)
             print(plan, flush=True)
             ended, wrong = execute(plan, out, hours, temporary, progress), ""

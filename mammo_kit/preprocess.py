@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'DECODERS', 'Settings', 'parse_size', 'Prepared', 'prepare', 'encode', 'Input', 'Result', 'process',
-           'process_all', 'whole', 'write_csv', 'make_plan', 'make_shard', 'Stopped', 'describe', 'load_settings',
-           'Summary', 'preprocess', 'run']
+           'process_all', 'whole', 'write_csv', 'make_plan', 'make_shard', 'Stopped', 'owned', 'describe',
+           'load_settings', 'Summary', 'preprocess', 'run', 'join']
 
 # %% ../nbs/06_preprocess.ipynb #9185323f
 import csv
@@ -324,24 +324,30 @@ def make_plan(
         write_csv(file, ("part", "path"), rows)
     return [paths[i:i + shard_size] for paths in parts for i in range(0, len(paths), shard_size)]
 
-# %% ../nbs/06_preprocess.ipynb #5ac7d41f
+# %% ../nbs/06_preprocess.ipynb #7eb1e162
 def _tar(out: Path, shard: int) -> Path: return out / "shards" / f"{shard:05d}.tar"
+
+
+def _rows_of(out: Path, shard: int, paths: list[str]) -> list[dict] | None:
+    "The rows of a shard, to which the plan gives `paths`; None unless they and the images are all there."
+    tar, rows_file = _tar(out, shard), _tar(out, shard).with_suffix(".csv")
+    if not rows_file.exists(): return None
+    rows = _read_csv(rows_file)
+    if [r["path"] for r in rows] != paths or any(None in r.values() for r in rows): return None
+    end = max((int(r[f"{what}offset"]) + int(r[f"{what}length"])
+               for r in rows for what in ("", "overview_") if r[f"{what}length"]), default=0)
+    return rows if tar.with_suffix("").is_dir() or (tar.exists() and tar.stat().st_size >= end) else None
 
 
 def _is_done(out: Path, shard: int, paths: list[str], repair: Iterable[str], policy: Policy) -> bool:
     "Whether there is nothing left to do in a shard, to which the plan gives `paths`."
-    tar, rows_file = _tar(out, shard), _tar(out, shard).with_suffix(".csv")
-    if not rows_file.exists(): return False
-    rows = _read_csv(rows_file)
-    if [r["path"] for r in rows] != paths or any(r["status"] == "unprocessed" or None in r.values() for r in rows):
-        return False
+    rows = _rows_of(out, shard, paths)
+    if rows is None or any(r["status"] == "unprocessed" for r in rows): return False
     for r in rows:  # a fault that was repaired and overruled since, or the other way round
         fired = {a.rule for a in _alarms(r)}
         wanted = fired & set(repair) - policy.overruled(r["path"])
         if r["status"] == "ok" and set(r["repairs"].split()) != wanted: return False
-    end = max((int(r[f"{what}offset"]) + int(r[f"{what}length"])
-               for r in rows for what in ("", "overview_") if r[f"{what}length"]), default=0)
-    return tar.with_suffix("").is_dir() or (tar.exists() and tar.stat().st_size >= end)
+    return True
 
 
 def make_shard(
@@ -370,7 +376,7 @@ def make_shard(
             rows.append(row)
     write_csv(tar_file.with_suffix(".csv"), _ROW_COLUMNS, rows, mark)
 
-# %% ../nbs/06_preprocess.ipynb #91ffd82f
+# %% ../nbs/06_preprocess.ipynb #aac5b7e0
 class Stopped(RuntimeError): "A run that ended early through no fault of its input: no disk, no time, no remote side."
 
 
@@ -389,7 +395,7 @@ def _sweep(out: Path):
 
 
 @contextmanager
-def _owned(out: Path):
+def owned(out: Path):
     "Hold the lock of an output folder."
     out.mkdir(parents=True, exist_ok=True)
     with open(out / ".lock", "w") as f:
@@ -426,20 +432,22 @@ def load_settings(out: Path) -> Settings:
     return Settings(**{k: stored.get(k, ()) for k in Settings.__dataclass_fields__})  # once there were no repairs
 
 
+def _differences(found: dict, wanted: dict) -> str:
+    return "; ".join(f"{k} {found.get(k)} there, {v} now" for k, v in wanted.items()
+                     if k != "digest" and found.get(k) != v)
+
+
 def _agree_on_settings(out: Path, wanted: dict):
     "Write `settings.json`, or ValueError if the folder was begun with other ones."
     file = out / "settings.json"
     if file.exists():
-        found = json.loads(file.read_text())
-        differ = [f"{k} {found.get(k)} there, {v} now" for k, v in wanted.items()
-                  if k != "digest" and found.get(k) != v]
-        if differ:
-            raise ValueError(f"{out} holds images made with other settings: {'; '.join(differ)}. "
+        if differ := _differences(json.loads(file.read_text()), wanted):
+            raise ValueError(f"{out} holds images made with other settings: {differ}. "
                              "Choose another folder, or delete this one")
         return
     with whole(file) as f: f.write(json.dumps(wanted, indent=1).encode())
 
-# %% ../nbs/06_preprocess.ipynb #8d2c25c1
+# %% ../nbs/06_preprocess.ipynb #cd55fe20
 @dataclass(frozen=True)
 class Summary:
     "How a run over many images ended."
@@ -500,12 +508,16 @@ def _write_manifest(out: Path, shards: Iterable[int], policy: Policy) -> Summary
     return Summary(out, {s: counts[s] for s in ("ok", "excluded", "failed", "unprocessed")})
 
 
-def _check_disk(out: Path, shards_left: int, made: int):
-    "`Stopped` if what is left to write, judged by the `made` bytes of one shard, does not fit on the disk."
-    need, free = shards_left * made, shutil.disk_usage(out).free
+def _check_disk(out: Path, n_shards: int, left: int, made: int, n: int):
+    "`Stopped` if the shards `left` of all `n_shards` here, an n-th of all, will not fit if each has `made` bytes."
+    need, free = left * made, shutil.disk_usage(out).free
     if need > free:
-        raise Stopped(f"{out}: about {need / 1e9:.1f} GB are still to be written, {free / 1e9:.1f} GB are free. "
-                      "Make room and start again (what is done stays), or choose a smaller --size or --format jpeg")
+        n *= -(-11 * n_shards * made // (10 * (free + (n_shards - left) * made)))  # with a tenth to spare
+        raise Stopped(
+            f"{out}: about {need / 1e9:.1f} GB are still to be written, {free / 1e9:.1f} GB are free. Make room and "
+            "start again (what is done stays), choose a smaller --size or --format jpeg, or make the images in parts "
+            f"on several disks: --part 1/{n} to {n}/{n}, then `mammo-kit join`; on Kaggle --parts {n}, for "
+            f"`mammo-kit push preprocess` and `push train`")
 
 
 def preprocess(
@@ -533,12 +545,24 @@ def preprocess(
     settings = Settings(height, width, bits, format, fit, window, full_resolution, repair)
     return run(src, out, settings, workers, part, dask, split, timeout, shard_size, progress, exclude, decisions)
 
-# %% ../nbs/06_preprocess.ipynb #b00f0867
+# %% ../nbs/06_preprocess.ipynb #28d55f76
 def _parse_part(part: str) -> tuple[int, int]:
     try: k, n = (int(x) for x in part.split("/"))
     except ValueError as e: raise ValueError(f"part {part!r}: expected K/N, e.g. 2/3") from e
     if not 1 <= k <= n: raise ValueError(f"part {part!r}: K goes from 1 to N")
     return k, n
+
+
+def _parts(out: Path) -> list[str]:
+    "The parts, K/N, that were begun in a folder; none if it is no part."
+    file = out / "parts.json"
+    return json.loads(file.read_text()) if file.exists() else []
+
+
+def _note_part(out: Path, k: int, n: int):
+    "Write down that OUT holds a part, and which; the whole is no part."
+    if n == 1: return (out / "parts.json").unlink(missing_ok=True)
+    with whole(out / "parts.json") as f: f.write(json.dumps(sorted({*_parts(out), f"{k}/{n}"})).encode())
 
 
 def _here(source: Source, out: Path, settings: Settings, pool: Pool, timeout: float,
@@ -583,8 +607,9 @@ def _on_cluster(address: str, source: Source, out: Path, settings: Settings, tim
 
 def run(src: Path, out: Path, settings: Settings, workers: int | None = None, part: str = "1/1",
         dask: str | None = None, split: str = "train", timeout: float = 60, shard_size: int = 256,
-        progress: bool = True, exclude: Iterable[str] | None = None, decisions: Path | None = None) -> Summary:
-    "As `preprocess`, with its settings in one record."
+        progress: bool = True, exclude: Iterable[str] | None = None, decisions: Path | None = None,
+        only: Iterable[str] | None = None) -> Summary:
+    "As `preprocess`, with its settings in one record, and of the source's images `only` these if they are given."
     from tqdm import tqdm
     source, out = open_source(src), Path(out)
     k, n = _parse_part(part)
@@ -599,8 +624,8 @@ def run(src: Path, out: Path, settings: Settings, workers: int | None = None, pa
     if source.competition == FOLDER and out.resolve().is_relative_to(source.path.resolve()):
         raise ValueError(f"{out} lies in the folder of images, {src}: choose another place, "
                          "or what is made would be input too")
-    inputs = source.images(split)
-    with _while_there_is_room(out), _owned(out):
+    inputs = source.images(split) if only is None else sorted(only)
+    with _while_there_is_room(out), owned(out):
         (out / "shards").mkdir(exist_ok=True)
         _agree_on_settings(out, describe(settings, split, shard_size))
         table = source.competition.train_table
@@ -608,6 +633,7 @@ def run(src: Path, out: Path, settings: Settings, workers: int | None = None, pa
             with whole(out / table) as f: f.write(source.read(table))
         shards = make_plan(out, inputs, shard_size)
         mine = range(k - 1, len(shards), n)
+        _note_part(out, k, n)
         policy = _policy(out, exclude, decisions)
         decided = {path for path, _ in policy.decisions}
         if decisions is not None and decided and decided.isdisjoint(inputs):
@@ -629,8 +655,77 @@ def run(src: Path, out: Path, settings: Settings, workers: int | None = None, pa
             with bar, closing(finished):
                 for left, i in zip(range(len(todo) - 1, -1, -1), finished):
                     done.add(i)
-                    if left: _check_disk(out, left, _tar(out, i).stat().st_size)
+                    if left: _check_disk(out, len(mine), left, _tar(out, i).stat().st_size, n)
         finally:  # where it was interrupted, a shard may be whole that we have not heard of
             done |= {i for i in todo.keys() - done if _is_done(out, i, shards[i], settings.repair, policy)}
             summary = _write_manifest(out, sorted(done), policy)
     return summary
+
+# %% ../nbs/06_preprocess.ipynb #996af139
+def join(
+    parts: list[Path],  # the folders of all parts, made with --part 1/n to n/n; they are not changed
+    out: Path,          # the folder to make, with links to their shards
+) -> Summary:
+    "Put the parts of a preprocessing together as one folder, without copying the images."
+    parts, out = [Path(part).resolve() for part in parts], Path(out)
+    if not parts: raise ValueError("no parts to join: expected the folders that `mammo-kit preprocess` made")
+    for part in parts:
+        for name in ("settings.json", "plan.csv", "policy.json"):
+            if not (part / name).is_file():
+                raise ValueError(f"{part / name} is missing: expected a part made by `mammo-kit preprocess`")
+        if parts.count(part) > 1: raise ValueError(f"{part} is given twice: expected each part once")
+        if part == out.resolve(): raise ValueError(f"{out} is one of the parts: choose another folder to join them in")
+    first, shared = parts[0], {name: _same_in_all(parts, name, what) for name, what in _SHARED.items()}
+    shards = make_plan(first, [], json.loads(shared["settings.json"])["shard_size"])
+    held = _held(parts, shards)
+    with _while_there_is_room(out), owned(out):
+        for name, data in shared.items():
+            if data is None: continue
+            with whole(out / name) as f: f.write(data)
+        (out / "shards").mkdir(exist_ok=True)
+        for i, part in held.items():
+            for there in (_tar(part, i), _tar(part, i).with_suffix(".csv"), _tar(part, i).with_suffix("")):
+                if there.exists(): _link(out / "shards" / there.name, there)
+        return _write_manifest(out, sorted(held), _policy(out, None, None))
+
+
+_SHARED = {"settings.json": "settings", "plan.csv": "inputs", "policy.json": "exclusions",
+           "decisions.csv": "decisions", "train.csv": "labels"}  # what must be the same in all parts
+
+
+def _same_in_all(parts: list[Path], name: str, what: str) -> bytes | None:
+    "The content of a file of every part, None if they have none; ValueError if they differ."
+    first, *others = ((part / name).read_bytes() if (part / name).exists() else None for part in parts)
+    for part, other in zip(parts[1:], others):
+        if other == first: continue
+        differ = ""
+        if name == "settings.json": differ = f" ({_differences(json.loads(first), json.loads(other))})"
+        raise ValueError(f"{parts[0]} and {part} have not the same {what}: their {name} differ{differ}. Parts of one "
+                         "whole come from the same source, made with the same options but --part")
+    return first
+
+
+def _held(parts: list[Path], shards: list[list[str]]) -> dict[int, Path]:
+    "The part that holds each shard; ValueError if one is in two parts or in none."
+    held = {}
+    for part in parts:
+        for i, paths in enumerate(shards):
+            if _rows_of(part, i, paths) is None: continue
+            if i in held: raise ValueError(f"shard {i:05d} is both in {held[i]} and in {part}: expected it in one part")
+            held[i] = part
+    lost = [i for i in range(len(shards)) if i not in held]
+    if not lost: return held
+    told = {name: part for part in parts for name in _parts(part)}
+    n = max((int(name.partition("/")[2]) for name in told), default=1)
+    absent = [f"{k}/{n}" for k in range(1, n + 1) if f"{k}/{n}" not in told]
+    if absent and n > 1: raise ValueError(f"{', '.join(map(str, parts))}: part {', '.join(absent)} is missing")
+    unfinished = sorted({str(told[f"{i % n + 1}/{n}"]) for i in lost} if n > 1 else map(str, parts))
+    raise ValueError(f"{', '.join(unfinished)}: {len(lost)} of all {len(shards)} shards are not there, the first is "
+                     f"{lost[0]:05d}: run what makes them to its end, then join")
+
+
+def _link(file: Path, there: Path):
+    "Make `file` a link to `there`; ValueError if it is something else already."
+    if file.is_symlink() and file.readlink() == there: return
+    if os.path.lexists(file): raise ValueError(f"{file} is there already, of other images: choose another folder")
+    file.symlink_to(there)

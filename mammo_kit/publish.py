@@ -338,17 +338,19 @@ def _upload(kaggle: Kaggle, ref: str, folder: Path, version: str, wanted: list[s
         else: return
     raise Stopped(unsure or f"{ref}: Kaggle still answers 403: may this account make datasets, and is the name free?")
 
-# %% ../nbs/15_publish.ipynb #f25cf378
-def _command_of(slug: str) -> str:
-    "The command that makes what this kernel makes."
-    stage, fold = next(s for s in STAGES if slug.startswith(f"mammo-kit-{s}")), slug.rpartition("-f")[2]
-    return f"mammo-kit push {stage}" + (f" --fold {fold}" if stage == "train" else "")
+# %% ../nbs/15_publish.ipynb #4ec96e50
+def _command_of(slug: str, parts: int | None = None) -> str:
+    "The command that makes what this kernel makes; of `parts`, if it is known of how many."
+    stage = next(s for s in STAGES if slug.startswith(f"mammo-kit-{s}"))
+    if stage == "train": return f"mammo-kit push train --fold {slug.rpartition('-f')[2]}"
+    _, _, part = slug.partition(f"{stage}-p")
+    return f"mammo-kit push {stage}" + (f" --parts {parts or 'N'} --part {part}" if part else "")
 
 
-def _complete(kaggle: Kaggle, ref: str):
+def _complete(kaggle: Kaggle, ref: str, parts: int | None = None):
     "Wait until the last run of this kernel is complete; Stopped if there is none, or it failed."
     def done(run: Run | None) -> bool:
-        command = _command_of(ref.partition("/")[2])
+        command = _command_of(ref.partition("/")[2], parts)
         if run is None: raise Stopped(f"{ref} has never run, and its output is needed: {command}")
         if run.ended and run.status != "COMPLETE":
             raise Stopped(f"{ref}, whose output is needed, ended with {run}. Mend it, then: {command}")
@@ -411,7 +413,10 @@ class Prepared:
 def push(
     stage: Stage | Literal["all"],   # preprocess, train, infer, or all of them, each once the one before it is complete
     fold: tuple[int, ...] = (),      # train: those to train, 0 if not given; infer: those to average, all if not given
+    parts: int = 1,                  # in which the images are made, each by a kernel of its own, and taken by train
+    part: tuple[int, ...] = (),      # preprocess: those of the parts to push, 1 to PARTS; all if not given
     set: tuple[str, ...] = (),       # NAME=VALUE of the notebook's parameters cell, as many as wanted
+    attach: tuple[str, ...] = (),    # train: further datasets, OWNER/SLUG, for instance with pretrained weights
     accelerator: str | None = None,  # instead of the metadata's: NvidiaTeslaT4 (two of them), NvidiaTeslaP100, …
     wait: bool = False,              # follow the log until the run has ended
     prepare: bool = False,           # send nothing; write a folder for `kaggle kernels push -p`
@@ -421,9 +426,15 @@ def push(
     root, fold = project(), (fold,) if isinstance(fold, int) else tuple(dict.fromkeys(fold))
     stages = STAGES if stage == "all" else (stage,)
     if stage == "preprocess" and fold: raise ValueError("--fold belongs to train and infer, not to preprocess")
+    if parts < 1: raise ValueError(f"--parts {parts}: expected 1 or more")
+    if stage == "infer" and parts > 1: raise ValueError("--parts belongs to preprocess and train: infer makes its own")
+    if part and stage != "preprocess": raise ValueError(f"--part belongs to preprocess, not to {stage}")
+    if attach and stage not in ("train", "all"): raise ValueError(f"--attach belongs to train, not to {stage}")
     values = parse_values_of(stages, set, root)
-    jobs = [(s, {"fold": k} if s == "train" else {"folds": fold or (0,)} if s == "infer" else {})
-            for s in stages for k in (fold or (0,) if s == "train" else (0,))]
+    options = {"preprocess": [{"parts": parts, "part": k} for k in dict.fromkeys(part or range(1, parts + 1))],
+               "train": [{"fold": k, "parts": parts, "attach": attach} for k in fold or (0,)],
+               "infer": [{"folds": fold or (0,)}]}
+    jobs = [(s, which) for s in stages for which in options[s]]
 
     def made(s: Stage, owner: str, which: dict[str, Any]) -> Kernel:
         shape = accelerator if s != "preprocess" or stage == s else None
@@ -433,6 +444,9 @@ def push(
         for n, (s, which) in enumerate(jobs): made(s, "nobody", which).write(Path(folder) / f"{s}{n}")
         kaggle = connect(every)
         check_private(Path(folder), kaggle.secrets)
+    for ref in attach:
+        if kaggle.dataset(ref) != "ready" and not kaggle.files(ref):
+            raise Stopped(f"--attach {ref}: Kaggle shows no such dataset, or it is not ready yet")
     if stage == "infer" and not fold: jobs = [("infer", {"folds": _trained_folds(kaggle, root)})]
     for s, which in jobs:
         if s == "infer": print(f"infer averages the folds {', '.join(map(str, which['folds']))}", flush=True)
@@ -454,7 +468,7 @@ def push(
         _library_is_there(kaggle, root)
         told, folder = ready(s, which)
         for source in told.metadata["kernel_sources"]:
-            if source != told.ref: _complete(kaggle, source)
+            if source != told.ref: _complete(kaggle, source, parts)
         if told.metadata["enable_gpu"]: _print_quota(kaggle)
         versions[told.ref] = _send(kaggle, told, folder)
         _remember(root, told.ref, version=versions[told.ref])
@@ -462,11 +476,14 @@ def push(
             if (run := kaggle.run(told.ref)) and not run.ended: break
             time.sleep(every)
         if not wait: continue
-        run = runs[told.ref] = _follow(kaggle, told.ref)
-        if run.status != "COMPLETE":
-            hint = f"mammo-kit pull {s} OUT" + (f" --fold {which['fold']}" if s == "train" else "")
-            raise Stopped(f"{told.ref} version {versions[told.ref]} ended with {run}; its log: {hint}")
-        _remember(root, told.ref, complete=versions[told.ref])
+        if s == "preprocess" and which != options[s][-1]: continue  # parts run side by side
+        for ref in [ref for ref in versions if ref not in runs]:
+            run = runs[ref] = _follow(kaggle, ref)
+            if run.status != "COMPLETE":
+                hint = _command_of(ref.partition("/")[2]).replace(f"push {s}", f"pull {s} OUT")
+                hint = hint.replace(" --parts N", "")
+                raise Stopped(f"{ref} version {versions[ref]} ended with {run}; its log: {hint}")
+            _remember(root, ref, complete=versions[ref])
     return Pushed(versions, runs)
 
 
@@ -567,7 +584,7 @@ def _follow(kaggle: Kaggle, ref: str) -> Run:
     log.end()
     return run
 
-# %% ../nbs/15_publish.ipynb #8aea13c2
+# %% ../nbs/15_publish.ipynb #08ca7353
 @dataclass(frozen=True)
 class Standing:
     "How the dataset and the kernels stand."
@@ -591,16 +608,22 @@ def status(
     wheels = [name for name in kaggle.files(ref) if name.startswith("mammo_kit-")]
     lines = {ref: " ".join([kaggle.dataset(ref) or "not there", *wheels])}
     folds = range(parameters("train", root)["N_FOLDS"])
-    kernels = [kernel(stage, kaggle.owner, fold, root=root) for stage in STAGES
-               for fold in (folds if stage == "train" else (None,))]
-    runs = {k.ref: kaggle.run(k.ref) for k in kernels}
+    whole, *others = (kernel(stage, kaggle.owner, fold, root=root).ref for stage in STAGES
+                      for fold in (folds if stage == "train" else (None,)))
+    runs = {whole: kaggle.run(whole), **_runs_of_parts(kaggle, whole), **{ref: kaggle.run(ref) for ref in others}}
     for ref, run in runs.items():
         number = run and kaggle.version(ref)
         lines[ref] = f"version {number or '?'} {run}" if run else "not there"
         if run and run.status == "COMPLETE" and number: _remember(root, ref, complete=number)
     return Standing(lines, any(run.ended and run.status != "COMPLETE" for run in runs.values() if run))
 
-# %% ../nbs/15_publish.ipynb #b63836ca
+def _runs_of_parts(kaggle: Kaggle, whole: str) -> dict[str, Run]:
+    "The last runs of preprocess's parts, as many as there are."
+    runs = {}
+    while run := kaggle.run(f"{whole}-p{len(runs) + 1}"): runs[f"{whole}-p{len(runs) + 1}"] = run
+    return runs
+
+# %% ../nbs/15_publish.ipynb #e66160fd
 @dataclass(frozen=True)
 class Pulled:
     "The outputs of a run, and its log."
@@ -621,12 +644,15 @@ def pull(
     stage: Stage,         # preprocess, train or infer
     out: Path,            # the folder to fill; what an earlier run left in it goes
     fold: int = 0,        # of train: which one
+    part: int | None = None,  # of preprocess in parts: which one
     every: float = 10.0,  # seconds between two looks at Kaggle
 ) -> Pulled:
     "Fetch the outputs of a stage's last run, and its log as <kernel>.log; of a failed run what there is."
     root, out = project(), Path(out)
     kaggle = connect(every)
+    if part is not None and stage != "preprocess": raise ValueError(f"--part belongs to preprocess, not to {stage}")
     ref = kernel(stage, kaggle.owner, fold if stage == "train" else None, root=root).ref
+    if part is not None: ref += f"-p{part}"
     run = kaggle.run(ref)
     if run is None: raise Stopped(f"{ref} has never run: {_command_of(ref.partition('/')[2])}")
     if not run.ended: raise Stopped(f"{ref} is still {run}: its output is there when it has ended")

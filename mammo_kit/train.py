@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['split', 'grey_statistics', 'precision', 'predict', 'by_breast', 'Trained', 'train']
 
-# %% ../nbs/12_train.ipynb #169ed8bf
+# %% ../nbs/12_train.ipynb #2f93fd03
 import hashlib
 import math
 import os
+import pickle
 import signal
 import sys
 import tempfile
@@ -36,8 +37,7 @@ from .dataset import BreastImages, ShardImages, batches, folds, images, read_ima
 from .metrics import aggregate, choose_decision, scores
 from .model import MammogramModel, load_pretrained, save_model
 from .pool import usable_cores
-from .preprocess import Settings, Stopped, load_settings, parse_size, whole
-from .preprocess import _owned as owned
+from .preprocess import Settings, Stopped, load_settings, owned, parse_size, whole
 from .recipe import AUGMENTATIONS, Recipe, Target, find_weights, item_losses, targets
 
 # %% ../nbs/12_train.ipynb #0d58697e
@@ -442,9 +442,9 @@ def _write(board, row: dict, losses: list[float], done: int):
         board.add_scalar(name, row[name], done)
     board.flush()
 
-# %% ../nbs/12_train.ipynb #c0db1ee7
+# %% ../nbs/12_train.ipynb #8e3f3e61
 def _on_several(processes: int, *args) -> Trained:
-    "`train` in so many processes of this machine; what the first of them returns, or the first ValueError of any."
+    "`train` in so many processes of this machine; what the first of them returns, or what one of them raises."
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -456,13 +456,13 @@ def _on_several(processes: int, *args) -> Trained:
             if e.sigval == signal.SIGINT: raise KeyboardInterrupt from e
             raise Stopped("stopped; the same command goes on from here") from e
         except ChildFailedError:
-            for told in Path(folder).iterdir(): raise ValueError(told.read_text()) from None
+            for told in Path(folder).iterdir(): raise pickle.loads(told.read_bytes()) from None
             raise
 
 
 def _one_of_several(folder: Path, *args) -> Trained:
-    "What is to be said is left in `folder`: it would be lost among the words of the launcher."
+    "What is wrong is left in `folder`: it would be lost among the words of the launcher."
     try: return train(*args)
-    except (ValueError, Stopped) as e:
-        with whole(folder / os.environ["RANK"]) as f: f.write(str(e).encode())
+    except (ValueError, OSError, Stopped) as e:
+        with whole(folder / os.environ["RANK"]) as f: pickle.dump(e, f)
         sys.exit(2)

@@ -12,6 +12,7 @@ import sys
 import tarfile
 import zipfile
 import zlib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import nbformat
@@ -393,6 +394,51 @@ def test_a_training_goes_on_from_its_own_output_only_when_told(checkout):
     assert kernel("train", "me", 1).metadata["kernel_sources"] == ["me/mammo-kit-preprocess"]
     assert kernel("train", "me", 1, resume=True).metadata["kernel_sources"] == [
         "me/mammo-kit-preprocess", "me/mammo-kit-train-f1"]
+
+
+def test_each_part_is_a_kernel_of_its_own_and_training_takes_all(checkout):
+    made = [kernel("preprocess", "me", parts=3, part=k, values={"SIZE": "2048x1024"}) for k in (1, 2, 3)]
+    assert [(k.ref, k.metadata["title"]) for k in made] == [
+        (f"me/mammo-kit-preprocess-p{k}", f"mammo-kit-preprocess-p{k}") for k in (1, 2, 3)]
+    seen = [values_seen(k.notebook) for k in made]
+    assert [(v["PART"], v["SIZE"]) for v in seen] == [(f"{k}/3", "2048x1024") for k in (1, 2, 3)]
+    train = kernel("train", "me", 1, parts=3, resume=True)
+    assert train.metadata["kernel_sources"] == [*(k.ref for k in made), "me/mammo-kit-train-f1"]
+    pattern = values_seen(train.notebook)["PREPROCESS"]
+    assert all(fnmatch(k.slug, pattern) for k in made) and not fnmatch("mammo-kit-preprocess", pattern)
+    whole = kernel("preprocess", "me", parts=1, part=1)
+    assert (whole.ref, values_seen(whole.notebook)["PART"]) == ("me/mammo-kit-preprocess", "1/1")
+    assert values_seen(kernel("train", "me").notebook)["PREPROCESS"] == "mammo-kit-preprocess"
+    given = kernel("train", "me", parts=2, values={"PREPROCESS": "mine-*"})
+    assert values_seen(given.notebook)["PREPROCESS"] == "mine-*"
+
+
+@pytest.mark.parametrize("options, words", [
+    ({"parts": 0}, "parts 0: expected 1 or more"), ({"parts": 3}, "part None: expected 1 to 3"),
+    ({"parts": 3, "part": 4}, "part 4: expected 1 to 3"), ({"part": 2}, "part 2: expected 1 to 1"),
+    ({"parts": 3, "part": 1, "values": {"PART": "1/3"}}, "choose it by --parts"),
+    ({"attach": ["me/weights"]}, "attached to train, not to preprocess")])
+def test_parts_that_are_not_there(checkout, options, words):
+    with pytest.raises(ValueError, match=words): kernel("preprocess", "me", **options)
+
+
+def test_a_dataset_of_pretrained_weights_is_attached(checkout):
+    made = kernel("train", "me", attach=["you/convnext-small"])
+    assert made.metadata["dataset_sources"] == ["me/mammo-kit", "you/convnext-small"]
+    with pytest.raises(ValueError, match="train: dataset_sources: 'weights', expected OWNER/SLUG"):
+        kernel("train", "me", attach=["weights"])
+
+
+def test_a_recipe_is_checked_before_it_is_sent(checkout):
+    values = {"RECIPE": "rsna_1st", "CHANGES": '{"ema": .99, "auxiliary": {"age": .1}}'}
+    seen = values_seen(kernel("train", "me", values=values).notebook)
+    assert (seen["RECIPE"], seen["CHANGES"]) == ("rsna_1st", {"ema": .99, "auxiliary": {"age": .1}})
+    for name, value, words in (
+            ("RECIPE", "rsna_2nd", "RECIPE 'rsna_2nd': expected one of .*rsna_1st"),
+            ("CHANGES", '{"emma": .9}', "CHANGES emma: a recipe has backbone, .*ema"),
+            ("CHANGES", '{"ema": 2}', "ema 2: expected a share"), ("CHANGES", "{'epochs': 'a'}", "CHANGES .*'a'"),
+            ("CHANGES", '{"fold": 1}', "CHANGES fold: choose it by --fold"), ("CHANGES", "ema=.9", "expected dict")):
+        with pytest.raises(ValueError, match=words): kernel("train", "me", values={name: value})
 
 
 def test_the_machine(checkout):

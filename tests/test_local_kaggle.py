@@ -276,6 +276,22 @@ def test_the_stages_come_out_as_by_the_commands(sandbox, library_without_a_netwo
     assert "models: /kaggle/input/mammo-kit-train-f0/model" in (out / "mammo-kit-infer.log").read_text()
 
 
+def test_images_in_parts_train_the_same_model(sandbox, library_without_a_network, competition, reference, tmp_path):
+    out, options = tmp_path / "local", {"data": competition, "progress": False}
+    ran = run_local("preprocess", out=out, parts=2, set=("SIZE=64x32", "SHARD_SIZE=16"), **options)
+    assert ran.exit_status == 0, ran
+    assert [run.name for run in ran.runs] == ["mammo-kit-preprocess-p1", "mammo-kit-preprocess-p2"]
+    ran = run_local("train", out=out, parts=2, set=("EPOCHS=1", "N_FOLDS=3"), **options)
+    assert ran.exit_status == 0, ran
+    here, there = (pd.read_csv(f, index_col=0)["probability"] for f in (
+        out / "mammo-kit-train-f0" / "model" / "held_out.csv", reference / "model" / "held_out.csv"))
+    np.testing.assert_allclose(here[there.index], there, atol=1e-6)
+    assert not list((out / "mammo-kit-train-f0").rglob("*.tar")), "links to inputs are no output"
+    shutil.rmtree(out / "mammo-kit-preprocess-p2")
+    with pytest.raises(ValueError, match="preprocess-p2, which has .* first .*run-local preprocess .* --parts 2`"):
+        run_local("train", out=out, parts=2, **options)
+
+
 def test_without_a_sandbox_it_says_what_is_not_the_same(competition, reference, tmp_path, capsys):
     out = tmp_path / "local"
     ran = run_local("all", data=competition, out=out, set=PARAMETERS, sandbox="no", progress=False)
@@ -321,6 +337,7 @@ def test_wrong_use_is_told_before_anything_runs(competition, tmp_path, monkeypat
     refused("stage 'deploy'", "deploy")
     refused("hours 0", hours=0)
     refused("no fold", fold=())
+    refused("parts 0", parts=0)
     monkeypatch.setattr("mammo_kit.local_kaggle.why_no_sandbox", lambda out: "it rains")
     refused("no sandbox: it rains", sandbox="yes", error=Stopped)
     usage = type("Usage", (), {"free": 2**29})

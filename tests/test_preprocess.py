@@ -19,14 +19,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pydicom
 import pytest
 from test_cluster import dask, needs_dask
 
 from mammo_kit import phantom
 from mammo_kit.competition import open_source
+from mammo_kit.dataset import images, read_image
 from mammo_kit.dicom import read
-from mammo_kit.preprocess import Input, Settings, Stopped, load_settings, parse_size, preprocess, process
+from mammo_kit.preprocess import Input, Settings, Stopped, join, load_settings, parse_size, preprocess, process
 
 TABLES = "manifest.csv", "alarms.csv"  # of what is done so far
 SMALL = {"size": "128x64", "shard_size": 4, "workers": 2, "progress": False}
@@ -401,6 +403,96 @@ def test_parts_copied_together_are_the_whole(src, undisturbed, tmp_path):
         preprocess(src, a, part="3/2", **SMALL)
 
 
+# ---- parts on several disks, joined
+
+
+@pytest.fixture(scope="module")
+def parts(src, tmp_path_factory):
+    "Three parts of all images, read-only as Kaggle's inputs are; and those exclusions that they were made with."
+    made = [tmp_path_factory.mktemp("parts") / f"part{k}" for k in (1, 2, 3)]
+    for k, part in enumerate(made, 1): preprocess(src, part, part=f"{k}/3", **SMALL)
+    return made
+
+
+def test_parts_are_joined_without_a_copy_as_the_whole_would_be(src, undisturbed, parts, tmp_path):
+    before = [tree(part) for part in parts]
+    summary = join([parts[2], parts[0], parts[1]], out := tmp_path / "out")
+    assert tree(out) == undisturbed and summary.counts["ok"] == len(inputs(src))
+    assert [tree(part) for part in parts] == before
+    links = list((out / "shards").iterdir())
+    assert len(links) == 2 * len(inputs(src)) // 4 + 2 and all(f.is_symlink() for f in links)
+    pd.testing.assert_frame_equal(images(out), images_of_whole := images(write(undisturbed, tmp_path / "whole")))
+    for row in (images_of_whole.iloc[0], images_of_whole.iloc[-1]):
+        np.testing.assert_array_equal(read_image(out, row), read_image(tmp_path / "whole", row))
+    join(parts, out)  # again
+    assert tree(out) == undisturbed
+    assert preprocess(src, out, **SMALL).exit_status == 0 and tree(out) == undisturbed, "nothing is left to do"
+    assert load_settings(out) == Settings(128, 64)
+
+
+def write(files, folder):
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def test_a_part_that_kaggle_has_unpacked_is_joined_too(undisturbed, parts, tmp_path):
+    copies = [shutil.copytree(part, tmp_path / part.name) for part in parts]
+    shard = next((copies[1] / "shards").glob("*.tar"))
+    with tarfile.open(shard) as tar: tar.extractall(shard.with_suffix(""), filter="data")
+    shard.unlink()
+    join(copies, out := tmp_path / "out")
+    assert (out / "manifest.csv").read_bytes() == undisturbed["manifest.csv"]
+    for _, row in images(out).iterrows(): read_image(out, row)
+
+
+def test_what_was_decided_for_all_parts_holds_for_the_whole(src, undisturbed, tmp_path):
+    "Exclusions and decisions; an image that timed out is told as such, and stops nothing."
+    write(undisturbed, tmp_path / "before")
+    path, rule = next((r["path"], r["flags"].split()[0]) for r in manifest(tmp_path / "before") if r["flags"])
+    decisions = tmp_path / "decisions.csv"
+    decisions.write_text(f"path,rule,decision\n{path},{rule},overrule\n")
+    options = SMALL | {"exclude": (rule,), "decisions": decisions}
+    made = [tmp_path / f"part{k}" for k in (1, 2)]
+    for k, part in enumerate(made, 1): preprocess(src, part, part=f"{k}/2", **options)
+    preprocess(src, tmp_path / "whole", **options)
+    join(made, tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    rows = next((made[0] / "shards").glob("*.csv"))
+    rows.write_text(rows.read_text().replace(",ok,", ",unprocessed,", 1))
+    assert join(made, tmp_path / "out").exit_status == 1
+
+
+@pytest.mark.parametrize("harm, words", [
+    (lambda p, new: p.pop(1), r"part 2/3 is missing"),
+    (lambda p, new: p.append(p[0]), "part1 is given twice"),
+    (lambda p, new: p.append(shutil.copytree(p[0], new)), "shard 00000 is both in .*part1 and in .*new"),
+    (lambda p, new: p.insert(0, p[0].parent), "settings.json is missing: expected a part made by"),
+    (lambda p, new: p.clear(), "no parts to join"),
+    (lambda p, new: next((p[1] / "shards").glob("*.csv")).unlink(), r"^\S+part2: 1 of all \d+ shards are not there"),
+    (lambda p, new: cut(min((p[1] / "shards").glob("*.tar"))), r"^\S+part2: 1 of all \d+ shards are not there"),
+    (lambda p, new: (p[1] / "train.csv").unlink(), "part1 and .*part2 have not the same labels"),
+    (lambda p, new: (p[2] / "policy.json").write_text('{"exclude": []}'), "part3 have not the same exclusions"),
+    (lambda p, new: (p[2] / "plan.csv").write_text("part,path\n0,a\n"), "part3 have not the same inputs"),
+    (lambda p, new: (p[2] / "settings.json").write_text((p[2] / "settings.json").read_text().replace("128", "256")),
+     r"settings: their settings.json differ \(height 128 there, 256 now"),
+    (lambda p, new: p[0].joinpath("parts.json").unlink(), "part 1/3 is missing")])
+def test_parts_that_do_not_belong_together_are_refused_in_words(parts, tmp_path, harm, words):
+    copies = [shutil.copytree(part, tmp_path / part.name) for part in parts]
+    if "part 1/3" in words: shutil.rmtree(copies[0] / "shards")
+    harm(copies, tmp_path / "new")
+    with pytest.raises(ValueError, match=words): join(copies, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_joining_into_a_folder_of_other_images_or_into_a_part(src, parts, tmp_path):
+    preprocess(src, tmp_path / "out", **SMALL)
+    with pytest.raises(ValueError, match="is there already, of other images: choose another folder"):
+        join(parts, tmp_path / "out")
+    with pytest.raises(ValueError, match="is one of the parts"): join(parts, parts[0])
+
+
 def cut(file):
     file.write_bytes(file.read_bytes()[:file.stat().st_size // 2])
 
@@ -716,8 +808,10 @@ def test_a_full_disk_ends_the_run_and_room_continues_it(src, small_disk, tmp_pat
     assert all(reference[name] == data for name, data in tree(out).items() if name not in TABLES)
     assert not [name for name in tree(out) if name.startswith("shards/")]
     enlarge(f"{sum(map(len, reference.values())) // 2000}k")
-    with pytest.raises(Stopped, match="are still to be written"):  # foreseen, from the size of the first shard
+    with pytest.raises(Stopped, match="are still to be written") as stopped:  # foreseen, from the first shard
         preprocess(src, out, **options)
+    n = int(re.search(r"--part 1/(\d+) to \1/\1, .* --parts \1,", str(stopped.value))[1])
+    assert 2 <= n <= 5, "half of it had room"
     assert "shards/00000.csv" in tree(out)
     assert all(reference[name] == data for name, data in tree(out).items() if name not in TABLES)
     enlarge("50m")

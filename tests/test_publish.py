@@ -374,6 +374,60 @@ def test_folds_do_not_overwrite_each_other(published, kit):
         assert f"FOLD = {k}\\n" in body["text"] and body["kernelDataSources"] == [PREPROCESS]
 
 
+def part(k: int) -> str: return f"{PREPROCESS}-p{k}"
+
+
+def test_parts_run_side_by_side_and_training_waits_for_all_of_them(published, kit):
+    words = "push", "all", "--parts", "3", "--set", "SIZE=2048x1024", "--attach", "you/weights", "--wait"
+    told = kit(*words)
+    assert told.status == 3 and "--attach you/weights: Kaggle shows no such dataset" in told.err
+    assert pushed(published) == []
+    published.add_dataset("you/weights", {"a.safetensors": b""})
+    assert kit(*words).status == 0
+    assert pushed(published) == [part(1), part(2), part(3), train(0), INFER]
+    *made, training, _ = published.sent("SaveKernel")
+    for k, body in enumerate(made, 1):
+        assert rf'PART = \"{k}/3\"' in body["text"] and r'SIZE = \"2048x1024\"' in body["text"]
+    assert training["kernelDataSources"] == [part(1), part(2), part(3)]
+    assert training["datasetDataSources"] == [LIBRARY, "you/weights"]
+    assert r'PREPROCESS = \"mammo-kit-preprocess-p*\"' in training["text"]
+    assert published.kernels[train(0)][0].attached == {part(k): 1 for k in (1, 2, 3)}
+
+
+def test_all_parts_are_sent_before_the_first_is_waited_for(published, kit):
+    for k in (1, 2): published.will(f"mammo-kit-preprocess-p{k}", ["QUEUED", "RUNNING", "RUNNING", "COMPLETE"])
+    told = kit("push", "preprocess", "--parts", "2", "--wait")
+    assert told.status == 0 and told.out.index(f"{part(2)} version 1 pushed") < told.out.index(f"{part(1)}: ")
+    assert told.out.splitlines()[-2:] == [f"{part(k)} version 1 COMPLETE" for k in (1, 2)]
+
+
+def test_a_part_that_failed_is_named_and_pushed_again_alone(published, kit):
+    published.will("mammo-kit-preprocess-p2", ["QUEUED", "ERROR"], failure="the disk is full")
+    published.will("mammo-kit-preprocess-p2", ["QUEUED", "COMPLETE"])
+    told = kit("push", "preprocess", "--parts", "2", "--wait")
+    assert told.status == 3 and f"{part(2)} version 1 ended with ERROR: the disk is full" in told.err
+    assert told.err.rstrip().endswith("its log: mammo-kit pull preprocess OUT --part 2")
+    told = kit("push", "train", "--parts", "2")
+    assert told.status == 3 and "Mend it, then: mammo-kit push preprocess --parts 2 --part 2" in told.err
+    assert kit("push", "preprocess", "--parts", "2", "--part", "2", "--wait").status == 0
+    assert kit("push", "train", "--parts", "2").status == 0
+    assert pushed(published) == [part(1), part(2), part(2), train(0)]
+    told = kit("push", "train", "--parts", "3")
+    assert told.status == 3 and "has never run" in told.err and "push preprocess --parts 3 --part 3" in told.err
+
+
+def test_status_and_pull_know_of_parts(published, kit):
+    for k in (1, 2): published.add_kernel(f"mammo-kit-preprocess-p{k}", {"images/part": bytes([k])})
+    lines = dict(line.split(maxsplit=1) for line in kit("status").out.splitlines())
+    assert [lines.get(ref) for ref in (PREPROCESS, part(1), part(2), part(3))] == [
+        "not there", "version 1 COMPLETE", "version 1 COMPLETE", None]
+    assert kit("pull", "preprocess", "out", "--part", "2").status == 0
+    assert Path("out/images/part").read_bytes() == b"\2"
+    told = kit("pull", "preprocess", "out", "--part", "3")
+    assert told.status == 3 and "has never run: mammo-kit push preprocess --parts N --part 3" in told.err
+    assert "--part belongs to preprocess" in kit("pull", "train", "out", "--part", "2").err
+
+
 def test_more_folds_than_the_notebook_has_by_default(published, kit):
     published.add_kernel("mammo-kit-preprocess")
     told = kit("push", "train", "--fold", "6", "--set", "N_FOLDS=7")
@@ -400,6 +454,13 @@ def test_infer_takes_all_folds_that_were_trained_or_those_that_it_is_told(publis
     (["train", "--set", "FOLD=1"], "--fold"),
     (["train", "--fold", "5"], "fold 5: expected 0 to 4"),
     (["preprocess", "--fold", "1"], "--fold belongs to train"),
+    (["preprocess", "--parts", "0"], "--parts 0: expected 1 or more"),
+    (["preprocess", "--parts", "2", "--part", "3"], "part 3: expected 1 to 2 of 2 parts"),
+    (["preprocess", "--parts", "2", "--set", "PART=1/2"], "choose it by --parts"),
+    (["preprocess", "--attach", "you/weights"], "--attach belongs to train"),
+    (["infer", "--parts", "2"], "--parts belongs to preprocess and train"),
+    (["train", "--parts", "2", "--part", "1"], "--part belongs to preprocess"),
+    (["train", "--set", "RECIPE=best"], "RECIPE 'best': expected one of small"),
 ])
 def test_wrong_use_is_said_before_any_request(fake, kit, args, words):
     told = kit("push", *args)

@@ -2,6 +2,7 @@
 import errno
 import io
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -17,10 +18,9 @@ from mammo_kit.checkpoint import load_state
 from mammo_kit.dataset import images
 from mammo_kit.infer import infer
 from mammo_kit.model import load_model, save_model
-from mammo_kit.preprocess import Stopped, preprocess
-from mammo_kit.preprocess import _owned as owned
+from mammo_kit.preprocess import Stopped, owned, preprocess
 from mammo_kit.recipe import RECIPES, item_losses
-from mammo_kit.train import Recipe, precision, predict, split, train
+from mammo_kit.train import Recipe, _one_of_several, precision, predict, split, train
 
 # `mammo-kit train` on one thread, which a signal can hit in the middle of a step; each process notes how many there
 # are.
@@ -381,6 +381,18 @@ def test_what_one_process_cannot_read_ends_both(prepared, recipe, tmp_path):
     shard.write_bytes(data)
     with pytest.raises(ValueError, match=f"image {row['image_id']} .*no grayscale image"):
         train(out, tmp_path / "model", recipe, workers=0, progress=False, processes=2)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), Stopped("elsewhere")])
+def test_an_error_of_one_process_comes_out_as_it_is(error, tmp_path, monkeypatch):
+    "As what it is, so that the command ends with the status that belongs to it."
+    monkeypatch.setenv("RANK", "1")
+
+    def fail(*_): raise error
+    monkeypatch.setattr("mammo_kit.train.train", fail)
+    with pytest.raises(SystemExit): _one_of_several(tmp_path)
+    told = pickle.loads((tmp_path / "1").read_bytes())
+    assert type(told) is type(error) and str(told) == str(error)
 
 
 def test_a_card_that_is_too_small_is_told_with_the_way_out(prepared, recipe, tmp_path, monkeypatch):
