@@ -54,7 +54,7 @@ def learn(name: str, recipe: Recipe, theirs: dict, out: Path, model: Path, *aske
         same = {k: getattr(recipe, k) for k in ("backbone", "epochs", "batch_size", "seed", "weights")}
         network = plain.train(out, split(images(out, labels=True), recipe)[0], **same, **theirs)
         return [plain.predict(network, *a) for a in asked]
-    train(out, model, recipe, progress=False)
+    if train(out, model, recipe, progress=False).exit_status: raise SystemExit("stopped; start again to go on")
     for file in model.glob("state*"): file.unlink()
     return [probabilities(*a, [load_model(model / "last.safetensors")[0]])[0] for a in asked]
 
@@ -65,9 +65,9 @@ def by_breast(frame: pd.DataFrame, probability: np.ndarray) -> pd.DataFrame:
     return frame.groupby("breast_id", as_index=False)[["cancer", "probability"]].mean()
 
 
-def run(folder: Path, name: str, seed: int) -> pd.DataFrame:
+def run(folder: Path, name: str, seed: int, epochs: int) -> pd.DataFrame:
     "A row each test breast: label, probability, and what would be submitted."
-    recipe = replace(OURS, seed=seed, fold_seed=seed)
+    recipe = replace(OURS, seed=seed, fold_seed=seed, epochs=epochs)
     held_out = split(images(folder / "train", labels=True), recipe)[1]
     test = images(folder / "test", labels=False)
     truth = pd.read_csv(folder / "competition" / "solution.csv", index_col=0)["cancer"]
@@ -110,6 +110,7 @@ def main():
     parser.add_argument("--test-patients", type=int, default=60, help="two breasts each")
     parser.add_argument("--scale", type=float, default=.5, help="of the phantoms")
     parser.add_argument("--size", default="512x256", help="of the preprocessed images")
+    parser.add_argument("--epochs", type=int, default=OURS.epochs)
     args = parser.parse_args()
     results = {}
     for difficulty in args.difficulties:
@@ -119,7 +120,7 @@ def main():
             if not all((folder / f"{name}.csv").exists() for name in names):
                 phantoms(folder, args.patients, seed, args.test_patients, difficulty, args.scale, args.size)
             for name in names:
-                found = once(folder / f"{name}.csv", run, folder, name, seed)
+                found = once(folder / f"{name}.csv", run, folder, name, seed, args.epochs)
                 results.setdefault(f"{difficulty}, {name}", {})[seed] = found
     table(results, "phantoms, by")
 

@@ -156,7 +156,7 @@ def _schedule(optimizer, recipe: Recipe, steps: int) -> timm.scheduler.scheduler
     if recipe.schedule == "cosine": return timm.scheduler.CosineLRScheduler(optimizer, **options)
     return timm.scheduler.PolyLRScheduler(optimizer, power=float(recipe.schedule == "linear"), **options)
 
-# %% ../nbs/12_train.ipynb #130cd211
+# %% ../nbs/12_train.ipynb #68464426
 @dataclass(frozen=True)
 class Trained:
     "What a training run came to."
@@ -223,6 +223,11 @@ def train(
     train_rows, valid_rows = split(frame, recipe)
     learnt = targets(train_rows, recipe)
     outputs = tuple(name for t in learnt for name in t.outputs)
+    data, held_out = _datasets(out, train_rows, valid_rows, learnt, recipe)
+
+    def table(epoch: int) -> np.ndarray:  # (steps, batch_size): the items of each step
+        return batches(data.target[:, 0], recipe.batch_size, recipe.sampling, recipe.seed, epoch)
+    steps = len(table(0))
     network = _network(recipe, settings.shape, grey_statistics(out, train_rows), outputs)
     optimizer = _optimizer(network, recipe)
     if resume and main: take_over(Path(resume), model)
@@ -233,7 +238,6 @@ def train(
     state = load_state(model, run)
     if recipe.weights and not state: load_pretrained(network, find_weights(recipe.weights))
     model.mkdir(parents=True, exist_ok=True)
-    data, held_out = _datasets(out, train_rows, valid_rows, learnt, recipe)
     workers = max(0, usable_cores() // n - 1) if workers is None else workers
     options = {"num_workers": workers, "pin_memory": torch.cuda.is_available(), "persistent_workers": workers > 0,
                "worker_init_fn": _deaf, "generator": torch.Generator()}  # else each iterator draws from dropout's
@@ -242,10 +246,6 @@ def train(
     network, optimizer, valid_loader = accelerator.prepare(network, optimizer, DataLoader(held_out, at_once, **options))
     bare = accelerator.unwrap_model(network)
     average = ModelEmaV3(bare, recipe.ema, use_warmup=True) if recipe.ema else None
-
-    def table(epoch: int) -> np.ndarray:  # (steps, batch_size) of all processes
-        return batches(data.target[:, 0], recipe.batch_size, recipe.sampling, recipe.seed, epoch)
-    steps = len(table(0))
     schedule = _schedule(optimizer, recipe, recipe.epochs * steps)
     learning = {"model": bare, "optimizer": optimizer, "average": average and average.module,
                 "scaler": accelerator.scaler}
