@@ -137,7 +137,7 @@ def _network(recipe: Recipe, shape: tuple[int, int], greys: tuple[float, float],
         network = network.to(memory_format=torch.channels_last)
     return network
 
-# %% ../nbs/12_train.ipynb #17634e7a
+# %% ../nbs/12_train.ipynb #bef625a9
 def _datasets(out: Path, train_rows: pd.DataFrame, valid_rows: pd.DataFrame, learnt: list[Target], recipe: Recipe
               ) -> tuple[ShardImages, ShardImages]:
     "The training items with their labels, and the held-out items without."
@@ -148,7 +148,28 @@ def _datasets(out: Path, train_rows: pd.DataFrame, valid_rows: pd.DataFrame, lea
     return (BreastImages(out, rows, names, change, recipe.seed, recipe.n_images),
             BreastImages(out, valid_rows, None, n_max=None))
 
-# %% ../nbs/12_train.ipynb #f99801cd
+
+def _digest(frame: pd.DataFrame, settings: Settings, learnt: list[Target]) -> str:
+    "How many images there are, and a digest of which, how they were made, and what is known of them."
+    columns = ["image_id", "shard", "offset", "length", *(t.column for t in learnt)]
+    text = frame[columns].to_csv(index=False) + str(sorted(asdict(settings).items()))
+    return f"{len(frame)} ({hashlib.sha256(text.encode()).hexdigest()[:12]})"
+
+
+def _deaf(_: int):
+    "Have a loader's worker not hear the Ctrl-C or SIGTERM that ends the run: it still has to feed the step."
+    for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_IGN)
+
+# %% ../nbs/12_train.ipynb #4735b43d
+def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    known = timm.optim.list_optimizers()
+    if recipe.optimizer not in known:
+        raise ValueError(f"optimizer {recipe.optimizer!r}: expected one of timm's, {', '.join(known)}")
+    try: return timm.optim.create_optimizer_v2(network, recipe.optimizer, recipe.learning_rate, recipe.weight_decay)
+    except (AssertionError, ImportError, RuntimeError, TypeError) as e:
+        raise ValueError(f"optimizer {recipe.optimizer!r} cannot be had here: {e}") from e
+
+
 def _schedule(optimizer, recipe: Recipe, steps: int) -> timm.scheduler.scheduler.Scheduler:
     warmup = min(round(recipe.warmup * steps), steps - 1)
     options = {"t_initial": steps - warmup, "t_in_epochs": False, "warmup_t": warmup, "warmup_prefix": True,
@@ -156,7 +177,143 @@ def _schedule(optimizer, recipe: Recipe, steps: int) -> timm.scheduler.scheduler
     if recipe.schedule == "cosine": return timm.scheduler.CosineLRScheduler(optimizer, **options)
     return timm.scheduler.PolyLRScheduler(optimizer, power=float(recipe.schedule == "linear"), **options)
 
-# %% ../nbs/12_train.ipynb #68464426
+# %% ../nbs/12_train.ipynb #21aecc5c
+class _Learner:
+    "All that a step changes: the network, its moving average, the optimizer, the scaler of fp16."
+    def __init__(self, accelerator: Accelerator, network: nn.Module, learnt: list[Target], recipe: Recipe, steps: int):
+        self.accelerator, self.learnt, self.recipe = accelerator, learnt, recipe
+        self.network, self.optimizer = accelerator.prepare(network, _optimizer(network, recipe))
+        self.bare = accelerator.unwrap_model(self.network)
+        self.average = ModelEmaV3(self.bare, recipe.ema, use_warmup=True) if recipe.ema else None
+        self.kept = self.average.module if self.average else self.bare  # what is saved as the model
+        self.judged = self.average.module if self.average else self.network  # the same, as several processes call it
+        self.schedule = _schedule(self.optimizer, recipe, steps)
+
+    def step(self, batch: tuple, done: int) -> tuple[torch.Tensor, torch.Tensor]:
+        "Learn from a batch in parts, after `done` steps of the run; the mean loss of this process's items, the norm."
+        n, loss = sum(len(part[-1]) for part in batch), 0
+        self.schedule.step_update(done)
+        for i, part in enumerate(batch, 1):
+            *inputs, labels = (x.to(self.accelerator.device, non_blocking=True) for x in part)
+            with self.accelerator.no_sync(self.network) if i < len(batch) else nullcontext():
+                with self.accelerator.autocast(): logits = self.network(*inputs)
+                share = item_losses(logits.float(), labels, self.learnt, self.recipe).sum() / n
+                self.accelerator.backward(share)
+            loss = loss + share.detach()
+        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average: self.average.update(self.bare, done + 1)
+        return loss, norm
+
+    def _parts(self) -> dict:
+        parts = {"model": self.bare, "optimizer": self.optimizer, "average": self.average and self.average.module,
+                 "scaler": self.accelerator.scaler}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def state(self) -> dict[str, dict]:
+        "What `load` needs to go on."
+        return {name: part.state_dict() for name, part in self._parts().items()}
+
+    def load(self, state: dict[str, dict]):
+        "Go on from what `state` gave."
+        for name, part in self._parts().items():
+            if name in state: part.load_state_dict(state[name])  # a scaler: only from a card that has one too
+
+
+def _agreed(accelerator: Accelerator, *said: bool) -> list[bool]:
+    "What one process says holds for all, so that they stop and save at the same step."
+    if accelerator.num_processes == 1: return list(said)
+    return accelerator.reduce(torch.tensor(said, device=accelerator.device).float(), "sum").bool().tolist()
+
+
+@contextmanager
+def _memory_for(at_once: int, device: torch.device) -> Iterator[None]:
+    "A card that is too small is told of with the way out."
+    try: yield
+    except torch.OutOfMemoryError as e:
+        way = f"--at-once {at_once // 2}; the batch stays as it is, in more parts" if at_once > 1 else \
+            "smaller images or a smaller backbone"
+        raise ValueError(f"{device} has too little memory for {at_once} at once: try {way}. What was saved before is "
+                         "as it was") from e
+
+
+def _diverged(epoch: int, step: int) -> str:
+    return (f"epoch {epoch} diverged (by step {step} the loss or the weights are no numbers any more): try a smaller "
+            "learning_rate or clip. What was saved before is as it was")
+
+
+def _refuse_nan(accelerator: Accelerator, losses: list[torch.Tensor], norm: torch.Tensor, epoch: int, step: int):
+    "ValueError, in all processes, if the run has diverged; in fp16 a step that overflows is left out, and forgiven."
+    if accelerator.scaler: bad = not torch.stack(losses[-10:]).isfinite().any()
+    else: bad = not (losses[-1].isfinite() and norm.isfinite())
+    if _agreed(accelerator, bool(bad))[0]: raise ValueError(_diverged(epoch, step))
+
+# %% ../nbs/12_train.ipynb #f26b75ab
+def _row(valid: pd.DataFrame, epoch: int, losses: list[float], learning_rate: float, target: str) -> dict[str, float]:
+    "What log.csv says of an epoch."
+    breasts = by_breast(valid, target)
+    return {"epoch": epoch, "loss": float(np.mean(losses)), "learning_rate": learning_rate,
+            "held_out_loss": log_loss(breasts[target], breasts["probability"]),
+            **scores(breasts[target], breasts["probability"])}
+
+
+def _keep(model: Path, network: MammogramModel, recipe: Recipe, settings: Settings, valid: pd.DataFrame,
+          log: list[dict]):
+    "Write the last epoch's model and log, and the best one's model and held-out probabilities."
+    breasts = by_breast(valid, recipe.target)
+    record = {"version": __version__, "recipe": asdict(recipe), "settings": asdict(settings), "scores": log[-1],
+              "decision": asdict(choose_decision(breasts[recipe.target], breasts["probability"]))}
+    if log[-1]["auroc"] >= max(row["auroc"] for row in log):
+        save_model(model / "best.safetensors", network, record)
+        columns = ["image_id", "patient_id", "laterality", "view", "breast_id", recipe.target, "probability"]
+        with whole(model / "held_out.csv") as f: f.write(valid[columns].to_csv(index=False).encode())
+    save_model(model / "last.safetensors", network, record)
+    with whole(model / "log.csv") as f: f.write(pd.DataFrame(log).to_csv(index=False).encode())
+
+# %% ../nbs/12_train.ipynb #62695a7c
+def _plan(recipe: Recipe, data: ShardImages, accelerator: Accelerator, at_once: int, steps: int) -> str:
+    "What is about to happen, in words."
+    labels, what = data.target[:, 0], "breasts" if recipe.views else "images"
+    n, passes = accelerator.num_processes, math.ceil(recipe.batch_size // accelerator.num_processes / at_once)
+    shared = " x ".join(f"{k} {word}" for k, word in ((n, "processes"), (passes, "parts")) if k > 1)
+    precision = {"no": "float32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
+    return (f"{len(data)} {what}, {int(labels.sum())} of them positive; batches of {recipe.batch_size}"
+            + (f" in {shared}" if shared else "") + f", {steps} steps an epoch, {precision} on {accelerator.device}")
+
+
+def _clock(seconds: float) -> str:
+    hours, minutes = divmod(int(max(seconds, 0)) // 60, 60)
+    return f"{hours}:{minutes:02}"
+
+
+def _line(row: dict, recipe: Recipe, seconds: float, epochs: int, max_hours: float | None) -> str:
+    "How an epoch went, and whether the rest fits in the hours; `seconds` for the `epochs` of this session."
+    rest = seconds / epochs * (recipe.epochs - row["epoch"] - 1)
+    told = (f"epoch {row['epoch']:>3}: loss {row['loss']:.3f}, held out {row['held_out_loss']:.3f}, AUROC "
+            f"{row['auroc']:.3f}, average precision {row['average_precision']:.3f}, {_clock(seconds)} h")
+    if not rest: return told
+    told += f", {_clock(rest)} h to go"
+    if max_hours is None: return told
+    left = 3600 * max_hours - seconds
+    if rest <= left: return told + f" of the {_clock(left)} h left"
+    return told + f", in {1 + math.ceil((rest - max(left, 0)) / (3600 * max_hours))} sessions"
+
+
+def _board(model: Path, done: int):
+    "A writer of curves for TensorBoard, which goes on after the steps that are done."
+    try: from torch.utils.tensorboard import SummaryWriter
+    except ImportError as e: raise ValueError("tensorboard is not installed: pip install tensorboard") from e
+    return SummaryWriter(str(model / "tensorboard"), purge_step=done)
+
+
+def _write(board, row: dict, losses: list[float], done: int):
+    for i, loss in enumerate(losses, done - len(losses)): board.add_scalar("loss", loss, i)
+    for name in ("learning_rate", "held_out_loss", "auroc", "average_precision", "pf1_binarised"):
+        board.add_scalar(name, row[name], done)
+    board.flush()
+
+# %% ../nbs/12_train.ipynb #6ef9fe5a
 @dataclass(frozen=True)
 class Trained:
     "What a training run came to."
@@ -207,14 +364,12 @@ def train(
     out, model = Path(out), Path(model)
     began = saved = time.monotonic()
 
-    # Set up: the process, the images, the network.
+    # Set up: the process, the images, the network, and what an earlier session left.
     accelerator = Accelerator(mixed_precision=precision(), cpu=not torch.cuda.is_available())
-    n, rank, main, device = (accelerator.num_processes, accelerator.process_index, accelerator.is_main_process,
-                             accelerator.device)
+    n, rank, main = accelerator.num_processes, accelerator.process_index, accelerator.is_main_process
     if recipe.batch_size % n: raise ValueError(f"batch_size {recipe.batch_size} cannot be shared by {n} processes")
     share = recipe.batch_size // n
     at_once = min(at_once or share, share)
-    passes = math.ceil(share / at_once)
     set_seed(recipe.seed)
     settings, frame = load_settings(out), images(out, labels=True)
     if recipe.size and parse_size(recipe.size) != settings.shape:
@@ -229,7 +384,6 @@ def train(
         return batches(data.target[:, 0], recipe.batch_size, recipe.sampling, recipe.seed, epoch)
     steps = len(table(0))
     network = _network(recipe, settings.shape, grey_statistics(out, train_rows), outputs)
-    optimizer = _optimizer(network, recipe)
     if resume and main: take_over(Path(resume), model)
     accelerator.wait_for_everyone()
     if resume and not main: take_over(Path(resume), model)  # tells what is wrong with it here too
@@ -237,34 +391,30 @@ def train(
                             "format of the state": 1}
     state = load_state(model, run)
     if recipe.weights and not state: load_pretrained(network, find_weights(recipe.weights))
+    learner = _Learner(accelerator, network, learnt, recipe, recipe.epochs * steps)
     model.mkdir(parents=True, exist_ok=True)
     workers = max(0, usable_cores() // n - 1) if workers is None else workers
     options = {"num_workers": workers, "pin_memory": torch.cuda.is_available(), "persistent_workers": workers > 0,
                "worker_init_fn": _deaf, "generator": torch.Generator()}  # else each iterator draws from dropout's
-    order = []  # the items of each forward pass of this process in this epoch
+    order = []  # the items of each part of a batch of this process in this epoch
     loader = DataLoader(data, batch_sampler=order, **options)
-    network, optimizer, valid_loader = accelerator.prepare(network, optimizer, DataLoader(held_out, at_once, **options))
-    bare = accelerator.unwrap_model(network)
-    average = ModelEmaV3(bare, recipe.ema, use_warmup=True) if recipe.ema else None
-    schedule = _schedule(optimizer, recipe, recipe.epochs * steps)
-    learning = {"model": bare, "optimizer": optimizer, "average": average and average.module,
-                "scaler": accelerator.scaler}
-    learning = {name: part for name, part in learning.items() if part is not None}  # all that a step changes
+    valid_loader = accelerator.prepare(DataLoader(held_out, at_once, **options))
     log, losses, random, first, start = [], [], None, 0, 0
     if state:
-        for name in learning.keys() & state.keys(): learning[name].load_state_dict(state[name])
+        learner.load(state)
         log, first, start = state["log"], state["epoch"], state["step"]
         if start:
-            mine = state["processes"][rank % len(state["processes"])]
-            losses, random = list(state["losses"].to(device)), mine
+            random = state["processes"][rank % len(state["processes"])]
+            losses = list(state["losses"].to(accelerator.device))
 
     def save(epoch: int, step: int):
         "Save that this step of this epoch comes next; all processes take part."
         processes = gather_object([random_state()])
         so_far = accelerator.reduce(torch.stack(losses), "mean").cpu() if losses else None
-        if main: save_state(model, {
-            "run": run, "epoch": epoch, "step": step, "log": log, "losses": so_far, "processes": processes,
-            **{name: part.state_dict() for name, part in learning.items()}})
+        if main: save_state(model, {"run": run, "epoch": epoch, "step": step, "log": log, "losses": so_far,
+                                    "processes": processes, **learner.state()})
+
+    def is_late() -> bool: return max_hours is not None and time.monotonic() - began > 3600 * max_hours
 
     # Loop.
     stop, done = False, first * steps + start
@@ -272,36 +422,23 @@ def train(
     if progress and main: print(_plan(recipe, data, accelerator, at_once, steps), flush=True)
     bar = tqdm(total=recipe.epochs * steps, initial=done, unit="step", smoothing=.05, disable=not (progress and main))
     alone = owned(model) if main else nullcontext()
-    with alone, asked_to_stop() as asked, _memory_for(at_once, device), bar:
+    with alone, asked_to_stop() as asked, _memory_for(at_once, accelerator.device), bar:
         for epoch in range(first, recipe.epochs):
             set_seed((1000 * recipe.seed + epoch) % 2**32, device_specific=True)
             data.set_epoch(epoch)
             mine = table(epoch)[start:, rank * share:(rank + 1) * share]
             order[:] = [row[i:i + at_once].tolist() for row in mine for i in range(0, share, at_once)]
-            network.train()
-            for step, batch in enumerate(zip(*[iter(loader)] * passes), start):
+            learner.network.train()
+            for step, batch in enumerate(zip(*[iter(loader)] * math.ceil(share / at_once)), start):
                 if random: random = set_random_state(random)
-                schedule.step_update(epoch * steps + step)
-                loss = 0
-                for i, part in enumerate(batch):
-                    *inputs, y = (v.to(device, non_blocking=True) for v in part)
-                    with accelerator.no_sync(network) if i + 1 < passes else nullcontext():
-                        with accelerator.autocast(): logits = network(*inputs)
-                        piece = item_losses(logits.float(), y, learnt, recipe).sum() / share
-                        accelerator.backward(piece)
-                    loss = loss + piece.detach()
-                norm = accelerator.clip_grad_norm_(network.parameters(), recipe.clip)
-                optimizer.step()
-                optimizer.zero_grad()
-                if average: average.update(bare, epoch * steps + step + 1)
+                loss, norm = learner.step(batch, epoch * steps + step)
                 losses.append(loss)
                 bar.update()
                 start, done = step + 1, done + 1
                 if n > 1 and start % 10 or start == steps: continue  # several processes agree now and then
                 now = time.monotonic()
                 if max_hours is not None: bar.set_postfix_str(f"{_clock(3600 * max_hours - now + began)} h left", 0)
-                late = max_hours is not None and now - began > 3600 * max_hours
-                stop, due = _agreed(accelerator, bool(asked) or late, now - saved > 60 * save_minutes)
+                stop, due = _agreed(accelerator, bool(asked) or is_late(), now - saved > 60 * save_minutes)
                 if stop or due or start % 10 == 0: _refuse_nan(accelerator, losses, norm, epoch, start)
                 if stop or due:
                     save(epoch, start)
@@ -312,135 +449,23 @@ def train(
             all_losses = accelerator.reduce(torch.stack(losses), "mean").tolist()
             losses, start = [], 0
 
-            # Evaluate.
-            judged = average.module if average else network
-            valid = valid_rows.assign(probability=held_out.to_rows(predict(accelerator, judged, valid_loader)))
-            if not np.isfinite(valid["probability"]).all(): raise ValueError(_diverged(epoch, steps))
-            breasts = by_breast(valid, recipe.target)
-            row = {"epoch": epoch, "loss": float(np.mean(all_losses)), "learning_rate": optimizer.param_groups[0]["lr"],
-                   "held_out_loss": log_loss(breasts[recipe.target], breasts["probability"]),
-                   **scores(breasts[recipe.target], breasts["probability"])}
-            log.append(row)
-
-            # Save.
-            if main:
-                decision = choose_decision(breasts[recipe.target], breasts["probability"])
-                record = {"version": __version__, "recipe": asdict(recipe), "settings": asdict(settings),
-                          "decision": asdict(decision), "scores": row}
-                kept = average.module if average else bare
-                if row["auroc"] >= max(r["auroc"] for r in log):
-                    save_model(model / "best.safetensors", kept, record)
-                    columns = [*_HELD_OUT, recipe.target, "probability"]
-                    with whole(model / "held_out.csv") as f: f.write(valid[columns].to_csv(index=False).encode())
-                save_model(model / "last.safetensors", kept, record)
-                with whole(model / "log.csv") as f: f.write(pd.DataFrame(log).to_csv(index=False).encode())
+            # Evaluate and save.
+            found = predict(accelerator, learner.judged, valid_loader)
+            if not np.isfinite(found).all(): raise ValueError(_diverged(epoch, steps))
+            valid = valid_rows.assign(probability=held_out.to_rows(found))
+            log.append(row := _row(valid, epoch, all_losses, learner.optimizer.param_groups[0]["lr"], recipe.target))
+            if main: _keep(model, learner.kept, recipe, settings, valid, log)
             save(epoch + 1, 0)
             saved = time.monotonic()
             if progress and main: bar.write(_line(row, recipe, saved - began, epoch + 1 - first, max_hours))
             if board: _write(board, row, all_losses, done)
-            late = max_hours is not None and saved - began > 3600 * max_hours
-            if epoch + 1 < recipe.epochs: (stop,) = _agreed(accelerator, bool(asked) or late)
+            if epoch + 1 < recipe.epochs: (stop,) = _agreed(accelerator, bool(asked) or is_late())
             if stop: break
     if board: board.close()
     if stop and signal.SIGINT in asked: raise KeyboardInterrupt
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return Trained(model, max(reversed(log), key=lambda r: r["auroc"], default={}), done, recipe.epochs * steps)
-
-
-_HELD_OUT = ["image_id", "patient_id", "laterality", "view", "breast_id"]
-
-
-def _digest(frame: pd.DataFrame, settings: Settings, learnt: list[Target]) -> str:
-    "How many images there are, and a digest of which, how they were made, and what is known of them."
-    columns = ["image_id", "shard", "offset", "length", *(t.column for t in learnt)]
-    text = frame[columns].to_csv(index=False) + str(sorted(asdict(settings).items()))
-    return f"{len(frame)} ({hashlib.sha256(text.encode()).hexdigest()[:12]})"
-
-
-def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    known = timm.optim.list_optimizers()
-    if recipe.optimizer not in known:
-        raise ValueError(f"optimizer {recipe.optimizer!r}: expected one of timm's, {', '.join(known)}")
-    try: return timm.optim.create_optimizer_v2(network, recipe.optimizer, recipe.learning_rate, recipe.weight_decay)
-    except (AssertionError, ImportError, RuntimeError, TypeError) as e:
-        raise ValueError(f"optimizer {recipe.optimizer!r} cannot be had here: {e}") from e
-
-
-def _deaf(_: int):
-    "Have a loader's worker not hear the Ctrl-C or SIGTERM that ends the run: it still has to feed the step."
-    for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_IGN)
-
-
-def _agreed(accelerator: Accelerator, *said: bool) -> list[bool]:
-    "What one process says holds for all, so that they stop and save at the same step."
-    if accelerator.num_processes == 1: return list(said)
-    return accelerator.reduce(torch.tensor(said, device=accelerator.device).float(), "sum").bool().tolist()
-
-
-@contextmanager
-def _memory_for(at_once: int, device: torch.device) -> Iterator[None]:
-    "A card that is too small is told of with the way out."
-    try: yield
-    except torch.OutOfMemoryError as e:
-        way = f"--at-once {at_once // 2}; the batch stays as it is, in more parts" if at_once > 1 else \
-            "smaller images or a smaller backbone"
-        raise ValueError(f"{device} has too little memory for {at_once} at once: try {way}. What was saved before is "
-                         "as it was") from e
-
-
-def _diverged(epoch: int, step: int) -> str:
-    return (f"epoch {epoch} diverged (by step {step} the loss or the weights are no numbers any more): try a smaller "
-            "learning_rate or clip. What was saved before is as it was")
-
-
-def _refuse_nan(accelerator: Accelerator, losses: list[torch.Tensor], norm: torch.Tensor, epoch: int, step: int):
-    "ValueError, in all processes, if the run has diverged; in fp16 a step that overflows is left out, and forgiven."
-    if accelerator.scaler: bad = not torch.stack(losses[-10:]).isfinite().any()
-    else: bad = not (losses[-1].isfinite() and norm.isfinite())
-    if _agreed(accelerator, bool(bad))[0]: raise ValueError(_diverged(epoch, step))
-
-
-def _plan(recipe: Recipe, data: ShardImages, accelerator: Accelerator, at_once: int, steps: int) -> str:
-    "What is about to happen, in words."
-    labels, what = data.target[:, 0], "breasts" if recipe.views else "images"
-    n, passes = accelerator.num_processes, math.ceil(recipe.batch_size // accelerator.num_processes / at_once)
-    shared = " x ".join(f"{k} {word}" for k, word in ((n, "processes"), (passes, "parts")) if k > 1)
-    precision = {"no": "float32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
-    return (f"{len(data)} {what}, {int(labels.sum())} of them positive; batches of {recipe.batch_size}"
-            + (f" in {shared}" if shared else "") + f", {steps} steps an epoch, {precision} on {accelerator.device}")
-
-
-def _clock(seconds: float) -> str:
-    hours, minutes = divmod(int(max(seconds, 0)) // 60, 60)
-    return f"{hours}:{minutes:02}"
-
-
-def _line(row: dict, recipe: Recipe, seconds: float, epochs: int, max_hours: float | None) -> str:
-    "How an epoch went, and whether the rest fits in the hours; `seconds` for the `epochs` of this session."
-    rest = seconds / epochs * (recipe.epochs - row["epoch"] - 1)
-    told = (f"epoch {row['epoch']:>3}: loss {row['loss']:.3f}, held out {row['held_out_loss']:.3f}, AUROC "
-            f"{row['auroc']:.3f}, average precision {row['average_precision']:.3f}, {_clock(seconds)} h")
-    if not rest: return told
-    told += f", {_clock(rest)} h to go"
-    if max_hours is None: return told
-    left = 3600 * max_hours - seconds
-    if rest <= left: return told + f" of the {_clock(left)} h left"
-    return told + f", in {1 + math.ceil((rest - max(left, 0)) / (3600 * max_hours))} sessions"
-
-
-def _board(model: Path, done: int):
-    "A writer of curves for TensorBoard, which goes on after the steps that are done."
-    try: from torch.utils.tensorboard import SummaryWriter
-    except ImportError as e: raise ValueError("tensorboard is not installed: pip install tensorboard") from e
-    return SummaryWriter(str(model / "tensorboard"), purge_step=done)
-
-
-def _write(board, row: dict, losses: list[float], done: int):
-    for i, loss in enumerate(losses, done - len(losses)): board.add_scalar("loss", loss, i)
-    for name in ("learning_rate", "held_out_loss", "auroc", "average_precision", "pf1_binarised"):
-        board.add_scalar(name, row[name], done)
-    board.flush()
 
 # %% ../nbs/12_train.ipynb #8e3f3e61
 def _on_several(processes: int, *args) -> Trained:
