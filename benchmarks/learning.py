@@ -1,14 +1,14 @@
 """Is more learnt than a plain script learns? Phantoms at three difficulties, and test patients that no model has seen.
 
 Both sides have the same images, patients, backbone, batches and epochs, and are judged by the last epoch's weights.
-Their settings were chosen on other phantoms, seed 0 among them, which is therefore not in the table. The threshold of
-"pF1 submitted" is chosen on a fold of the training patients that neither learns from; "at its best" is with the best
-threshold on the test breasts, which nobody knows beforehand. Starting again on the same folder goes on; a folder is for
-one set of options."""
+Their settings were chosen on phantoms of other seeds (see choices.py). The threshold of "pF1 submitted" is chosen on a
+fold of the training patients that neither learns from; "at its best" is with the best threshold on the test breasts,
+which nobody knows beforehand. Starting again on the same folder goes on."""
 import argparse
+import json
 import shutil
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -101,22 +101,38 @@ def table(results: dict[str, dict[int, pd.DataFrame]], head: str):
             for s in scores.values()), f"{pf1_floor(pooled['cancer']):.3f}"]), "|")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def begun_with(out: Path, options: dict):
+    "Write down what the results in a folder come from; SystemExit if they come from something else."
+    file, now = out / "options.json", json.dumps(options, indent=1, default=str)
+    out.mkdir(parents=True, exist_ok=True)
+    if not file.exists(): file.write_text(now)
+    if file.read_text() != now: raise SystemExit(f"{out} was begun with other options or recipes, which {file} names: "
+                                                 "choose another folder")
+
+
+def options(doc: str, seeds: list[int], difficulties: list[str]) -> argparse.Namespace:
+    "Of the command line, for an experiment with phantoms."
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="a folder for phantoms, models and predictions")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--difficulties", nargs="+", default=list(DIFFICULTIES), choices=list(DIFFICULTIES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
+    parser.add_argument("--difficulties", nargs="+", default=difficulties, choices=list(DIFFICULTIES))
     parser.add_argument("--patients", type=int, default=60, help="of the training set; four fifths are learnt from")
     parser.add_argument("--test-patients", type=int, default=60, help="two breasts each")
-    parser.add_argument("--scale", type=float, default=.5, help="of the phantoms")
-    parser.add_argument("--size", default="512x256", help="of the preprocessed images")
+    parser.add_argument("--scale", type=float, default=.25, help="of the phantoms")
+    parser.add_argument("--size", default="256x128", help="of the preprocessed images")
     parser.add_argument("--epochs", type=int, default=OURS.epochs)
     args = parser.parse_args()
+    chosen = {k: v for k, v in vars(args).items() if k not in ("out", "seeds", "difficulties")}
+    begun_with(args.out, chosen | {"mammo_kit": asdict(OURS), "plain": PLAIN})
+    return args
+
+
+def compare(args: argparse.Namespace, names: Sequence[str], run: Callable[..., pd.DataFrame] = run):
+    "Have each learn from the same phantoms, and print the table."
     results = {}
     for difficulty in args.difficulties:
         for seed in args.seeds:
             folder = args.out / difficulty / str(seed)
-            names = ("mammo_kit", "plain")
             if not all((folder / f"{name}.csv").exists() for name in names):
                 phantoms(folder, args.patients, seed, args.test_patients, difficulty, args.scale, args.size)
             for name in names:
@@ -126,4 +142,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    compare(options(__doc__, [1, 2, 3], list(DIFFICULTIES)), ("mammo_kit", "plain"))

@@ -4,14 +4,14 @@
 Both have the same images, patients, backbone, batches and epochs, and are judged by the last epoch's weights: to take a
 fold's best epoch would be to choose on what is held out. No setting was chosen on these films; all come from as many
 phantoms of the same view and size. "From phantoms": both start from one backbone that has learnt from phantoms.
-Starting again on the same folder goes on; a folder is for one set of options."""
+Starting again on the same folder goes on."""
 import argparse
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
 from common import SHARED
-from learning import by_breast, learn, once, phantoms, table
+from learning import begun_with, by_breast, learn, once, phantoms, table
 from safetensors.torch import save_file
 
 from mammo_kit.dataset import images
@@ -55,6 +55,8 @@ def main():
     args = parser.parse_args()
     if not (SHARED / "mias").is_dir():
         return print(f"skipped: no folder {SHARED / 'mias'} with the films")
+    begun_with(args.out, {"epochs": args.epochs, "size": args.size, "phantoms": args.phantoms,
+                          "mammo_kit": asdict(OURS), "plain": PLAIN, "earlier": asdict(EARLIER)})
     preprocess(SHARED / "mias", args.out / "images", args.size, exclude=("none",))
     results = {}
     for line in args.lines:

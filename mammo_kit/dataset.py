@@ -215,7 +215,7 @@ def read_image(
                          'the file is damaged, or not the one that the manifest was written for')
     return image
 
-# %% ../nbs/08_dataset.ipynb #13d59f4d
+# %% ../nbs/08_dataset.ipynb #aaf73870
 _NORMAL = np.array([NormalDist().inv_cdf((i + .5) / 256) for i in range(256)], np.float32)  # each as likely
 
 
@@ -225,8 +225,8 @@ def augment(
     turn_deg: float = 8,       # each of these is the largest change to either side
     scale: float = .1,         # share of the size
     shift: float = .04,        # share of the height and of the width
-    gain: float = .15,         # share of the brightness
-    gamma: float = .2,         # share of the exponent
+    gain: float = .05,         # share of the brightness
+    gamma: float = .1,         # share of the exponent
     shear: float = 0,          # pixels up or down for each pixel away from the chest wall; .1 is moderate
     blur: float = 0,           # largest standard deviation, pixels; 1 is moderate
     noise: float = 0,          # largest standard deviation at white, share of white; .05 is moderate
@@ -276,13 +276,13 @@ def _with_body(image: np.ndarray, move: np.ndarray) -> tuple[np.ndarray, np.ndar
     move = move - np.outer(move[:, 0] * columns, [0, 0, 1])
     return cv2.copyMakeBorder(image[:, film:], 0, 0, columns + film, 0, cv2.BORDER_REPLICATE), move
 
-# %% ../nbs/08_dataset.ipynb #2f3fdbbd
+# %% ../nbs/08_dataset.ipynb #39214c22
 def augment_strongly(
     image: np.ndarray,         # (H, W) uint8 or uint16, chest wall on the left
     rng: np.random.Generator,
 ) -> np.ndarray:               # (H, W) of the same dtype, a new array
     "`augment` with larger changes, shear, blur, noise and erasure: for few images, or for many epochs."
-    return augment(image, rng, turn_deg=12, scale=.2, gain=.25, gamma=.3, shear=.1, blur=1, noise=.03, erase=.2)
+    return augment(image, rng, turn_deg=12, scale=.2, gain=.1, gamma=.2, shear=.1, blur=1, noise=.03, erase=.2)
 
 # %% ../nbs/08_dataset.ipynb #500b572c
 class ShardImages:
