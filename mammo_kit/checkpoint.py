@@ -36,7 +36,7 @@ def save_state(
         except RuntimeError as e:  # what torch makes of a disk that is full
             raise (e.__context__ if isinstance(e.__context__, OSError) else e) from None
 
-# %% ../nbs/12_checkpoint.ipynb #d039b0ff
+# %% ../nbs/12_checkpoint.ipynb #8ee3658d
 def _read(file: Path) -> dict:
     with zipfile.ZipFile(file) as parts: damaged = parts.testzip()
     if damaged: raise ValueError(damaged)
@@ -48,6 +48,7 @@ def _read(file: Path) -> dict:
 def load_state(
     folder: Path,
     run: dict,      # what the states of this run hold as `run`
+    unsaid: dict | None = None,  # what is meant by a state of an older version, which does not know every key of `run`
 ) -> dict | None:
     "The last sound state, or None if there is none; ValueError if all are damaged, or if they are of another run."
     found = [file for file in (folder / STATE, folder / PREVIOUS) if file.exists()]
@@ -62,7 +63,7 @@ def load_state(
         if not found: return None
         them = "are damaged ({}): delete them" if len(found) > 1 else "is damaged ({}): delete it"
         raise ValueError(f"{' and '.join(map(str, found))} {them.format(type(why).__name__)} to train anew") from why
-    theirs = state["run"]
+    theirs = (unsaid or {}) | state["run"]
     differ = [f"{k} {theirs.get(k, 'unknown')} there, {run.get(k, 'unknown')} now"
               for k in theirs | run if k not in theirs or k not in run or theirs[k] != run[k]]
     if differ:

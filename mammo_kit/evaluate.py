@@ -241,7 +241,7 @@ def out_of_fold(
     columns = [*_IMAGE, runs[0].split["target"], "probability", "fold", "seed"]
     return first.assign(probability=mean, seed=seeds)[columns].reset_index(drop=True)
 
-# %% ../nbs/13_evaluate.ipynb #e5a34dda
+# %% ../nbs/13_evaluate.ipynb #fcd16119
 _COLOURS = plt.get_cmap("tab10").colors
 
 
@@ -275,7 +275,7 @@ def learning_curves(
             axes[1].plot(at["epoch"], at["auroc"], "o", color=colour)
     for ax, title in zip(axes, ("loss", "held-out breasts", "learning rate")):
         ax.set(title=title, xlabel="epoch")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes[1].set_ylim(0, 1.02)
     for ax in axes[:2]: ax.legend(fontsize=8, frameon=False)
     if len(logs) > 1:

@@ -313,7 +313,7 @@ def _write(board, row: dict, losses: list[float], done: int):
         board.add_scalar(name, row[name], done)
     board.flush()
 
-# %% ../nbs/12_train.ipynb #6ef9fe5a
+# %% ../nbs/12_train.ipynb #00e009ac
 @dataclass(frozen=True)
 class Trained:
     "What a training run came to."
@@ -389,7 +389,7 @@ def train(
     if resume and not main: take_over(Path(resume), model)  # tells what is wrong with it here too
     run = asdict(recipe) | {"weights": Path(recipe.weights).name, "images": _digest(frame, settings, learnt),
                             "format of the state": 1}
-    state = load_state(model, run)
+    state = load_state(model, run, unsaid=asdict(Recipe()))
     if recipe.weights and not state: load_pretrained(network, find_weights(recipe.weights))
     learner = _Learner(accelerator, network, learnt, recipe, recipe.epochs * steps)
     model.mkdir(parents=True, exist_ok=True)

@@ -138,6 +138,17 @@ def test_a_finished_run_is_left_alone(prepared, recipe, trained):
     assert files(trained) == before
 
 
+def test_a_state_of_before_there_was_a_choice_goes_on(prepared, recipe, trained, tmp_path):
+    "A newer version has a field more than a state of an older one, which was trained as that field's default says."
+    shutil.copytree(trained, older := tmp_path / "older")
+    state = torch.load(older / "state.pt", weights_only=True)
+    del state["run"]["drop_path"]
+    torch.save(state, older / "state.pt")
+    assert run(prepared, older, recipe).best == run(prepared, trained, recipe).best
+    with pytest.raises(ValueError, match="another kind: drop_path 0.0 there, 0.1 now"):
+        run(prepared, older, replace(recipe, drop_path=.1))
+
+
 def test_a_run_of_another_kind_is_refused_with_the_difference(competition, prepared, recipe, trained, tmp_path):
     before = files(trained)
     with pytest.raises(ValueError, match="epochs 3 there, 4 now; learning_rate 0.002 there, 0.1 now") as told:
