@@ -5,6 +5,7 @@ Their settings were chosen on phantoms of other seeds (see choices.py). The thre
 fold of the training patients that neither learns from; "at its best" is with the best threshold on the test breasts,
 which nobody knows beforehand. Starting again on the same folder goes on."""
 import argparse
+import inspect
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 import plain
 
-from mammo_kit.dataset import images
+from mammo_kit.dataset import augment, images
 from mammo_kit.infer import probabilities
 from mammo_kit.metrics import auroc, average_precision, best_threshold, choose_decision, pf1, pf1_floor
 from mammo_kit.model import load_model
@@ -54,7 +55,8 @@ def learn(name: str, recipe: Recipe, theirs: dict, out: Path, model: Path, *aske
         same = {k: getattr(recipe, k) for k in ("backbone", "epochs", "batch_size", "seed", "weights")}
         network = plain.train(out, split(images(out, labels=True), recipe)[0], **same, **theirs)
         return [plain.predict(network, *a) for a in asked]
-    if train(out, model, recipe, progress=False).exit_status: raise SystemExit("stopped; start again to go on")
+    if train(out, model, recipe, processes=1, progress=False).exit_status:
+        raise SystemExit("stopped; start again to go on")
     for file in model.glob("state*"): file.unlink()
     return [probabilities(*a, [load_model(model / "last.safetensors")[0]])[0] for a in asked]
 
@@ -105,9 +107,9 @@ def begun_with(out: Path, options: dict):
     "Write down what the results in a folder come from; SystemExit if they come from something else."
     file, now = out / "options.json", json.dumps(options, indent=1, default=str)
     out.mkdir(parents=True, exist_ok=True)
-    if not file.exists(): file.write_text(now)
-    if file.read_text() != now: raise SystemExit(f"{out} was begun with other options or recipes, which {file} names: "
-                                                 "choose another folder")
+    if not {*out.iterdir()} - {file}: file.write_text(now)
+    if not file.exists() or file.read_text() != now:
+        raise SystemExit(f"{out} holds results of other options, see {file.name} there: choose another folder")
 
 
 def options(doc: str, seeds: list[int], difficulties: list[str]) -> argparse.Namespace:
@@ -123,7 +125,7 @@ def options(doc: str, seeds: list[int], difficulties: list[str]) -> argparse.Nam
     parser.add_argument("--epochs", type=int, default=OURS.epochs)
     args = parser.parse_args()
     chosen = {k: v for k, v in vars(args).items() if k not in ("out", "seeds", "difficulties")}
-    begun_with(args.out, chosen | {"mammo_kit": asdict(OURS), "plain": PLAIN})
+    begun_with(args.out, chosen | {"mammo_kit": asdict(OURS), "augment": inspect.signature(augment), "plain": PLAIN})
     return args
 
 

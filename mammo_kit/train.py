@@ -177,12 +177,13 @@ def _schedule(optimizer, recipe: Recipe, steps: int) -> timm.scheduler.scheduler
     if recipe.schedule == "cosine": return timm.scheduler.CosineLRScheduler(optimizer, **options)
     return timm.scheduler.PolyLRScheduler(optimizer, power=float(recipe.schedule == "linear"), **options)
 
-# %% ../nbs/12_train.ipynb #21aecc5c
+# %% ../nbs/12_train.ipynb #c2b20254
 class _Learner:
     "All that a step changes: the network, its moving average, the optimizer, the scaler of fp16."
-    def __init__(self, accelerator: Accelerator, network: nn.Module, learnt: list[Target], recipe: Recipe, steps: int):
+    def __init__(self, accelerator: Accelerator, network: nn.Module, optimizer: torch.optim.Optimizer,
+                 learnt: list[Target], recipe: Recipe, steps: int):
         self.accelerator, self.learnt, self.recipe = accelerator, learnt, recipe
-        self.network, self.optimizer = accelerator.prepare(network, _optimizer(network, recipe))
+        self.network, self.optimizer = accelerator.prepare(network, optimizer)
         self.bare = accelerator.unwrap_model(self.network)
         self.average = ModelEmaV3(self.bare, recipe.ema, use_warmup=True) if recipe.ema else None
         self.kept = self.average.module if self.average else self.bare  # what is saved as the model
@@ -313,7 +314,7 @@ def _write(board, row: dict, losses: list[float], done: int):
         board.add_scalar(name, row[name], done)
     board.flush()
 
-# %% ../nbs/12_train.ipynb #00e009ac
+# %% ../nbs/12_train.ipynb #4bfef8da
 @dataclass(frozen=True)
 class Trained:
     "What a training run came to."
@@ -384,14 +385,15 @@ def train(
         return batches(data.target[:, 0], recipe.batch_size, recipe.sampling, recipe.seed, epoch)
     steps = len(table(0))
     network = _network(recipe, settings.shape, grey_statistics(out, train_rows), outputs)
+    optimizer = _optimizer(network, recipe)
     if resume and main: take_over(Path(resume), model)
     accelerator.wait_for_everyone()
     if resume and not main: take_over(Path(resume), model)  # tells what is wrong with it here too
     run = asdict(recipe) | {"weights": Path(recipe.weights).name, "images": _digest(frame, settings, learnt),
-                            "format of the state": 1}
+                            "format of the state": 2}  # 2: smaller augmentation
     state = load_state(model, run, unsaid=asdict(Recipe()))
     if recipe.weights and not state: load_pretrained(network, find_weights(recipe.weights))
-    learner = _Learner(accelerator, network, learnt, recipe, recipe.epochs * steps)
+    learner = _Learner(accelerator, network, optimizer, learnt, recipe, recipe.epochs * steps)
     model.mkdir(parents=True, exist_ok=True)
     workers = max(0, usable_cores() // n - 1) if workers is None else workers
     options = {"num_workers": workers, "pin_memory": torch.cuda.is_available(), "persistent_workers": workers > 0,

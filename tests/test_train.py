@@ -138,6 +138,12 @@ def test_a_finished_run_is_left_alone(prepared, recipe, trained):
     assert files(trained) == before
 
 
+def test_a_mistyped_option_takes_nothing_over(prepared, recipe, trained, tmp_path):
+    with pytest.raises(ValueError, match="optimizer 'adamv': expected one of timm's"):
+        run(prepared, tmp_path / "model", replace(recipe, optimizer="adamv"), resume=trained)
+    assert not (tmp_path / "model").exists()
+
+
 def test_a_state_of_before_there_was_a_choice_goes_on(prepared, recipe, trained, tmp_path):
     "A newer version has a field more than a state of an older one, which was trained as that field's default says."
     shutil.copytree(trained, older := tmp_path / "older")
