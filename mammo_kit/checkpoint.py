@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['STATE', 'PREVIOUS', 'save_state', 'load_state', 'take_over', 'asked_to_stop', 'random_state', 'set_random_state']
 
-# %% ../nbs/12_checkpoint.ipynb #5c52e760
+# %% ../nbs/12_checkpoint.ipynb #9e4bc0f4
 import os
 import pickle
 import shutil
 import signal
 import threading
+import time
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -21,7 +23,7 @@ import torch
 
 from .preprocess import whole
 
-# %% ../nbs/12_checkpoint.ipynb #92c3dfa7
+# %% ../nbs/12_checkpoint.ipynb #eb73bcdd
 STATE, PREVIOUS = "state.pt", "state.previous.pt"
 
 
@@ -30,13 +32,14 @@ def save_state(
     state: dict,  # numbers, text, lists, dictionaries and tensors, so that it can be loaded without running code
 ):
     "Write `state.pt` whole; the one that was there stays as `state.previous.pt`."
-    if (folder / STATE).exists(): os.replace(folder / STATE, folder / PREVIOUS)
     with whole(folder / STATE) as f:
         try: torch.save(state, f)
         except RuntimeError as e:  # what torch makes of a disk that is full
             raise (e.__context__ if isinstance(e.__context__, OSError) else e) from None
+        f.flush()
+        if (folder / STATE).exists(): os.replace(folder / STATE, folder / PREVIOUS)
 
-# %% ../nbs/12_checkpoint.ipynb #8ee3658d
+# %% ../nbs/12_checkpoint.ipynb #9d18204f
 def _read(file: Path) -> dict:
     with zipfile.ZipFile(file) as parts: damaged = parts.testzip()
     if damaged: raise ValueError(damaged)
@@ -52,17 +55,19 @@ def load_state(
 ) -> dict | None:
     "The last sound state, or None if there is none; ValueError if all are damaged, or if they are of another run."
     found = [file for file in (folder / STATE, folder / PREVIOUS) if file.exists()]
-    state = None
+    state = why = None
     for file in found:
         try:
             state = _read(file)
             break
+        except PermissionError: raise
         except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, EOFError, OSError, zlib.error,
                 zipfile.BadZipFile, pickle.UnpicklingError) as e: why = e  # what a damaged or foreign file leads to
     if state is None:
         if not found: return None
         them = "are damaged ({}): delete them" if len(found) > 1 else "is damaged ({}): delete it"
         raise ValueError(f"{' and '.join(map(str, found))} {them.format(type(why).__name__)} to train anew") from why
+    if why: warnings.warn(f"{found[0]} is damaged ({type(why).__name__}): going on from {PREVIOUS}", stacklevel=2)
     theirs = (unsaid or {}) | state["run"]
     differ = [f"{k} {theirs.get(k, 'unknown')} there, {run.get(k, 'unknown')} now"
               for k in theirs | run if k not in theirs or k not in run or theirs[k] != run[k]]
@@ -71,28 +76,29 @@ def load_state(
                          "Choose another folder, or delete this one to train anew")
     return state
 
-# %% ../nbs/12_checkpoint.ipynb #808d6ebf
+# %% ../nbs/12_checkpoint.ipynb #4a95ca6c
 def take_over(
     earlier: Path,  # the folder of an earlier run
     folder: Path,   # of this one
 ):
-    "Copy an earlier run to a folder that holds no state yet; ValueError if there is no run."
-    if any((folder / name).exists() for name in (STATE, PREVIOUS)): return
-    if not any((earlier / name).is_file() for name in (STATE, PREVIOUS)):
-        raise ValueError(f"{earlier}: expected the folder of an earlier `mammo-kit train`, found no {STATE} in it")
-    folder.mkdir(parents=True, exist_ok=True)
-    for f in sorted(earlier.iterdir(), key=lambda f: f.name in (STATE, PREVIOUS)):
-        if f.is_file():
-            with whole(folder / f.name) as copy, f.open("rb") as there: shutil.copyfileobj(there, copy)
+    "Copy an earlier run to a folder that holds no state yet."
+    states = [STATE, PREVIOUS]
+    if any((folder / name).exists() for name in states): return
+    files = [f.relative_to(earlier) for f in earlier.rglob("*") if f.is_file() and not f.name.startswith(".")]
+    for f in sorted(files, key=lambda f: states.index(f.name) if f.name in states else -1):
+        (folder / f).parent.mkdir(parents=True, exist_ok=True)
+        with whole(folder / f) as copy, (earlier / f).open("rb") as there: shutil.copyfileobj(there, copy)
 
-# %% ../nbs/12_checkpoint.ipynb #635a0fa7
+# %% ../nbs/12_checkpoint.ipynb #81221b83
 @contextmanager
 def asked_to_stop() -> Iterator[list[int]]:
-    "The signals that ask for an end, noted so that a step is not cut in two; a second Ctrl-C interrupts at once."
-    noted = []
+    "The signals that ask for an end, noted so that a step is not cut in two; a later Ctrl-C interrupts at once."
+    noted, first = [], None
 
     def note(number, _):
-        if noted and number == signal.SIGINT: raise KeyboardInterrupt
+        nonlocal first
+        first = first or time.monotonic()  # of several processes each hears a Ctrl-C twice, itself and by the launcher
+        if number == signal.SIGINT and time.monotonic() - first > 2: raise KeyboardInterrupt
         noted.append(number)
 
     if threading.current_thread() is not threading.main_thread():  # where signals cannot be caught

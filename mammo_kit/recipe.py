@@ -22,7 +22,7 @@ from .competition import attached_all
 from .dataset import augment, augment_strongly
 from .preprocess import parse_size
 
-# %% ../nbs/12_recipe.ipynb #91f12d9b
+# %% ../nbs/12_recipe.ipynb #efefdd46
 @dataclass(frozen=True)
 class Recipe:
     "How a model is trained."
@@ -42,7 +42,7 @@ class Recipe:
     focal_gamma: float = 2.0        # how much less the focal loss counts what is already sure
     sampling: str = "natural"       # natural; positive: one or more in every batch; 1:n: n negatives a positive
     augmentation: Literal["none", "moderate", "strong"] = "moderate"  # `augment` or `augment_strongly` of dataset
-    epochs: int = 8                 # passes over the training images
+    epochs: int = 8                 # rounds; with natural sampling each is one pass over the training images
     batch_size: int = 8             # images (with views: breasts) a step, over all processes together
     optimizer: str = "adamw"        # a timm optimizer name
     learning_rate: float = 2e-3     # at its peak
@@ -50,13 +50,19 @@ class Recipe:
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how the learning rate falls after the warm-up
     warmup: float = 0.2             # share of all steps in which the learning rate rises
     clip: float = 5.0               # largest norm of the gradient
-    ema: float = 0.0                # keep a moving average of the weights, of (in the end) this decay a step; 0: none
+    ema: float = 0.0                # decay a step, in the end, of a moving average of the weights (EMA); 0: none
     n_folds: int = 5                # parts that the patients are divided into
     fold: int = 0                   # the fold that is held out for evaluation, 0 to n_folds − 1
     fold_seed: int = 0              # of the division into folds; the same for all models that are to be averaged
     seed: int = 0                   # of the first weights, the order, the augmentation and dropout
 
     def __post_init__(self):
+        for f in fields(self):
+            value, kind = getattr(self, f.name), (int, float) if f.type is float else f.type
+            if kind in (int, str, (int, float)) and not isinstance(value, kind):
+                raise ValueError(f"{f.name} {value!r}: expected {f.type.__name__}, as in {f.default!r}")
+            if get_origin(kind) is Literal and value not in get_args(kind):
+                raise ValueError(f"{f.name} {value!r}: expected one of {', '.join(map(str, get_args(kind)))}")
         if not 0 <= self.fold < self.n_folds:
             raise ValueError(f"fold {self.fold}: expected 0 to {self.n_folds - 1} of {self.n_folds} folds")
         for name in ("epochs", "batch_size", "n_images", "learning_rate", "positive_weight", "clip"):
@@ -75,9 +81,6 @@ class Recipe:
             raise ValueError(f"positive_label {self.positive_label}: expected more than 0, at most 1")
         if not re.fullmatch(r"natural|positive|1:[1-9]\d*", self.sampling):
             raise ValueError(f"sampling {self.sampling!r}: expected natural, positive or 1:n, n a whole number")
-        for f in fields(self):
-            if get_origin(f.type) is Literal and getattr(self, f.name) not in (known := get_args(f.type)):
-                raise ValueError(f"{f.name} {getattr(self, f.name)!r}: expected one of {', '.join(map(str, known))}")
         if self.size: parse_size(self.size)
         for column, weight in self.auxiliary.items():
             if column == self.target: raise ValueError(f"auxiliary {column!r}: it is the target already")
@@ -86,11 +89,12 @@ class Recipe:
 
 AUGMENTATIONS = {"none": None, "moderate": augment, "strong": augment_strongly}
 
-# %% ../nbs/12_recipe.ipynb #84112e87
+# %% ../nbs/12_recipe.ipynb #a8337ce1
 RSNA_1ST = Recipe(
     "convnext_small.fb_in22k_ft_in1k_384", "max", weights="convnext_small.fb_in22k_ft_in1k_384.safetensors",
-    size="2048x1024", drop_path=.2, positive_label=.9, positive_weight=1, sampling="positive", augmentation="strong",
-    epochs=20, batch_size=8, learning_rate=5e-5, weight_decay=.05, warmup=.1, ema=.9998, n_folds=4)
+    size="2048x1024", drop=.5, drop_path=.2, positive_label=.9, positive_weight=1, sampling="positive",
+    augmentation="strong", epochs=30, batch_size=8, optimizer="sgd", learning_rate=3e-3, weight_decay=2e-5,
+    warmup=4 / 30, ema=.9998, n_folds=4)
 
 NOTES = Recipe(
     "efficientnet_b2", "avg", weights="efficientnet_b2.ra_in1k.safetensors", size="1024x512", drop=.2, drop_path=.2,
@@ -167,7 +171,7 @@ def targets(
 
 KNOWN = "biopsy", "invasive", "BIRADS", "density", "difficult_negative_case", "age"
 
-# %% ../nbs/12_recipe.ipynb #ceb5f67c
+# %% ../nbs/12_recipe.ipynb #0b2f9eb9
 def item_losses(
     logits: torch.Tensor,  # (n,) or (n, outputs) float32
     labels: torch.Tensor,  # (n, outputs) float32, nan where missing; never in the first
@@ -176,10 +180,10 @@ def item_losses(
 ) -> torch.Tensor:         # (n,)
     "The loss of each item."
     x, y = logits[:, 0] if logits.ndim == 2 else logits, labels[:, 0] * recipe.positive_label
-    w = torch.tensor(recipe.positive_weight, device=x.device)
+    w = recipe.positive_weight
     if recipe.loss == "focal":  # its alpha weighs positives by alpha, negatives by 1 − alpha
-        total = (1 + w) * sigmoid_focal_loss(x, y, float(w / (1 + w)), recipe.focal_gamma)
-    else: total = F.binary_cross_entropy_with_logits(x, y, pos_weight=w, reduction="none")
+        total = (1 + w) * sigmoid_focal_loss(x, y, w / (1 + w), recipe.focal_gamma)
+    else: total = F.binary_cross_entropy_with_logits(x, y, pos_weight=x.new_tensor(w), reduction="none")
     at = 1
     for t in learnt[1:]:
         x, y = (v[:, at:at + len(t.outputs)] for v in (logits, labels))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['split', 'grey_statistics', 'precision', 'predict', 'by_breast', 'Trained', 'train']
 
-# %% ../nbs/12_train.ipynb #2f93fd03
+# %% ../nbs/12_train.ipynb #0d301fbc
 import hashlib
 import math
 import os
@@ -13,6 +13,7 @@ import pickle
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -25,14 +26,14 @@ import timm.optim
 import timm.scheduler
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import broadcast, gather_object, set_seed
 from sklearn.metrics import log_loss
 from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.data import DataLoader
 
 from . import __version__
-from .checkpoint import asked_to_stop, load_state, random_state, save_state, set_random_state, take_over
+from .checkpoint import STATE, asked_to_stop, load_state, random_state, save_state, set_random_state, take_over
 from .dataset import BreastImages, ShardImages, batches, folds, images, read_image
 from .metrics import aggregate, choose_decision, scores
 from .model import MammogramModel, load_pretrained, save_model
@@ -72,7 +73,7 @@ def grey_statistics(
     mean, square = np.mean([(x.mean(), (x**2).mean()) for x in greys], axis=0)
     return float(mean), float(math.sqrt(max(square - mean**2, 1e-6)))
 
-# %% ../nbs/12_train.ipynb #6d965683
+# %% ../nbs/12_train.ipynb #6d590b07
 def _is_served(capability: tuple[int, int], built_for: list[str]) -> bool:
     "Whether a torch with code for these (sm_75: of a machine; compute_90: yet to be compiled) runs on a card."
     for arch in built_for:
@@ -84,7 +85,7 @@ def _is_served(capability: tuple[int, int], built_for: list[str]) -> bool:
 
 
 def precision() -> str:
-    "'bf16', 'fp16' or 'no' (float32), what is fast and safe on this machine; ValueError if torch cannot use its card."
+    "'bf16' from compute capability 8.0, 'fp16' below, 'no' (float32) without a card; ValueError for one without code."
     if not torch.cuda.is_available(): return "no"
     capability, built_for = torch.cuda.get_device_capability(), torch.cuda.get_arch_list()
     if not _is_served(capability, built_for):
@@ -177,7 +178,7 @@ def _schedule(optimizer, recipe: Recipe, steps: int) -> timm.scheduler.scheduler
     if recipe.schedule == "cosine": return timm.scheduler.CosineLRScheduler(optimizer, **options)
     return timm.scheduler.PolyLRScheduler(optimizer, power=float(recipe.schedule == "linear"), **options)
 
-# %% ../nbs/12_train.ipynb #c2b20254
+# %% ../nbs/12_train.ipynb #0e64d9e5
 class _Learner:
     "All that a step changes: the network, its moving average, the optimizer, the scaler of fp16."
     def __init__(self, accelerator: Accelerator, network: nn.Module, optimizer: torch.optim.Optimizer,
@@ -187,7 +188,6 @@ class _Learner:
         self.bare = accelerator.unwrap_model(self.network)
         self.average = ModelEmaV3(self.bare, recipe.ema, use_warmup=True) if recipe.ema else None
         self.kept = self.average.module if self.average else self.bare  # what is saved as the model
-        self.judged = self.average.module if self.average else self.network  # the same, as several processes call it
         self.schedule = _schedule(self.optimizer, recipe, steps)
 
     def step(self, batch: tuple, done: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -207,6 +207,12 @@ class _Learner:
         if self.average: self.average.update(self.bare, done + 1)
         return loss, norm
 
+    def judged(self) -> nn.Module:
+        "What is evaluated: what is saved, in all processes alike."
+        if not self.average: return self.network  # as several processes call it; it shares its batch statistics
+        for statistics in self.kept.buffers(): broadcast(statistics)  # each has averaged those of its own images
+        return self.kept
+
     def _parts(self) -> dict:
         parts = {"model": self.bare, "optimizer": self.optimizer, "average": self.average and self.average.module,
                  "scaler": self.accelerator.scaler}
@@ -222,10 +228,10 @@ class _Learner:
             if name in state: part.load_state_dict(state[name])  # a scaler: only from a card that has one too
 
 
-def _agreed(accelerator: Accelerator, *said: bool) -> list[bool]:
-    "What one process says holds for all, so that they stop and save at the same step."
+def _agreed(accelerator: Accelerator, *said: float) -> list[float]:
+    "The largest of what the processes say, so that they stop and save at the same step."
     if accelerator.num_processes == 1: return list(said)
-    return accelerator.reduce(torch.tensor(said, device=accelerator.device).float(), "sum").bool().tolist()
+    return accelerator.gather(torch.tensor([said], dtype=torch.float64, device=accelerator.device)).amax(0).tolist()
 
 
 @contextmanager
@@ -233,8 +239,8 @@ def _memory_for(at_once: int, device: torch.device) -> Iterator[None]:
     "A card that is too small is told of with the way out."
     try: yield
     except torch.OutOfMemoryError as e:
-        way = f"--at-once {at_once // 2}; the batch stays as it is, in more parts" if at_once > 1 else \
-            "smaller images or a smaller backbone"
+        way = f"--at-once {at_once // 2} (the batch stays as it is, in more parts; but a backbone with batch " \
+            "normalisation wants about 8 at once)" if at_once > 1 else "smaller images or a smaller backbone"
         raise ValueError(f"{device} has too little memory for {at_once} at once: try {way}. What was saved before is "
                          "as it was") from e
 
@@ -246,15 +252,15 @@ def _diverged(epoch: int, step: int) -> str:
 
 def _refuse_nan(accelerator: Accelerator, losses: list[torch.Tensor], norm: torch.Tensor, epoch: int, step: int):
     "ValueError, in all processes, if the run has diverged; in fp16 a step that overflows is left out, and forgiven."
-    if accelerator.scaler: bad = not torch.stack(losses[-10:]).isfinite().any()
+    if accelerator.scaler: bad = not torch.stack(losses[-10:]).isfinite().any() or accelerator.scaler.get_scale() < 1e-3
     else: bad = not (losses[-1].isfinite() and norm.isfinite())
     if _agreed(accelerator, bool(bad))[0]: raise ValueError(_diverged(epoch, step))
 
-# %% ../nbs/12_train.ipynb #f26b75ab
+# %% ../nbs/12_train.ipynb #895e21d1
 def _row(valid: pd.DataFrame, epoch: int, losses: list[float], learning_rate: float, target: str) -> dict[str, float]:
     "What log.csv says of an epoch."
     breasts = by_breast(valid, target)
-    return {"epoch": epoch, "loss": float(np.mean(losses)), "learning_rate": learning_rate,
+    return {"epoch": epoch, "loss": float(np.nanmean(losses)), "learning_rate": learning_rate,
             "held_out_loss": log_loss(breasts[target], breasts["probability"]),
             **scores(breasts[target], breasts["probability"])}
 
@@ -272,7 +278,7 @@ def _keep(model: Path, network: MammogramModel, recipe: Recipe, settings: Settin
     save_model(model / "last.safetensors", network, record)
     with whole(model / "log.csv") as f: f.write(pd.DataFrame(log).to_csv(index=False).encode())
 
-# %% ../nbs/12_train.ipynb #62695a7c
+# %% ../nbs/12_train.ipynb #181e36fe
 def _plan(recipe: Recipe, data: ShardImages, accelerator: Accelerator, at_once: int, steps: int) -> str:
     "What is about to happen, in words."
     labels, what = data.target[:, 0], "breasts" if recipe.views else "images"
@@ -288,9 +294,8 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}"
 
 
-def _line(row: dict, recipe: Recipe, seconds: float, epochs: int, max_hours: float | None) -> str:
-    "How an epoch went, and whether the rest fits in the hours; `seconds` for the `epochs` of this session."
-    rest = seconds / epochs * (recipe.epochs - row["epoch"] - 1)
+def _line(row: dict, seconds: float, rest: float, max_hours: float | None) -> str:
+    "How an epoch went, and whether the rest fits in the hours; seconds that have gone in this session, and to come."
     told = (f"epoch {row['epoch']:>3}: loss {row['loss']:.3f}, held out {row['held_out_loss']:.3f}, AUROC "
             f"{row['auroc']:.3f}, average precision {row['average_precision']:.3f}, {_clock(seconds)} h")
     if not rest: return told
@@ -314,7 +319,7 @@ def _write(board, row: dict, losses: list[float], done: int):
         board.add_scalar(name, row[name], done)
     board.flush()
 
-# %% ../nbs/12_train.ipynb #4bfef8da
+# %% ../nbs/12_train.ipynb #1c853bc2
 @dataclass(frozen=True)
 class Trained:
     "What a training run came to."
@@ -335,7 +340,8 @@ class Trained:
         if b: told.append(
             f"best epoch {b['epoch']}: AUROC {b['auroc']:.3f}, average precision {b['average_precision']:.3f}, "
             f"pF1 {b['pf1_binarised']:.3f} at the best threshold (floor {b['pf1_floor']:.3f}) on {b['n']} held-out "
-            f"breasts, {b['n_positive']} positive; {self.model / 'best.safetensors'}")
+            f"breasts, {b['n_positive']} positive, by which epoch and threshold were chosen; "
+            f"{self.model / 'best.safetensors'}")
         return "\n".join(told)
 
 
@@ -353,6 +359,7 @@ def train(
     progress: bool = True,        # show a bar, and a line for each epoch
 ) -> Trained:
     "Train on all folds of patients but one, evaluate on that one, and keep the best and the last epoch's weights."
+    given = dict(locals())
     from tqdm import tqdm
     for name, value, least in (("processes", processes, 1), ("at_once", at_once, 1), ("workers", workers, 0),
                                ("max_hours", max_hours, 0), ("save_minutes", save_minutes, 0)):
@@ -360,8 +367,7 @@ def train(
             raise ValueError(f"{name} {value}: expected at least {least}")
     if "WORLD_SIZE" not in os.environ:  # nobody, such as torchrun, has started several processes
         processes = processes or max(1, torch.cuda.device_count())
-        if processes > 1: return _on_several(processes, out, model, recipe, resume, None, max_hours, save_minutes,
-                                             at_once, workers, tensorboard, progress)
+        if processes > 1: return _on_several(processes, given)
     out, model = Path(out), Path(model)
     began = saved = time.monotonic()
 
@@ -384,21 +390,22 @@ def train(
     def table(epoch: int) -> np.ndarray:  # (steps, batch_size): the items of each step
         return batches(data.target[:, 0], recipe.batch_size, recipe.sampling, recipe.seed, epoch)
     steps = len(table(0))
+    all_steps = recipe.epochs * steps
     network = _network(recipe, settings.shape, grey_statistics(out, train_rows), outputs)
     optimizer = _optimizer(network, recipe)
-    if resume and main: take_over(Path(resume), model)
-    accelerator.wait_for_everyone()
-    if resume and not main: take_over(Path(resume), model)  # tells what is wrong with it here too
     run = asdict(recipe) | {"weights": Path(recipe.weights).name, "images": _digest(frame, settings, learnt),
                             "format of the state": 2}  # 2: smaller augmentation
     state = load_state(model, run, unsaid=asdict(Recipe()))
+    resume = Path(resume) if resume and not state else None
+    if resume and not (state := load_state(resume, run, unsaid=asdict(Recipe()))):
+        raise ValueError(f"{resume}: expected the folder of an earlier `mammo-kit train`, found no {STATE} in it")
     if recipe.weights and not state: load_pretrained(network, find_weights(recipe.weights))
-    learner = _Learner(accelerator, network, optimizer, learnt, recipe, recipe.epochs * steps)
+    learner = _Learner(accelerator, network, optimizer, learnt, recipe, all_steps)
     model.mkdir(parents=True, exist_ok=True)
-    workers = max(0, usable_cores() // n - 1) if workers is None else workers
+    if workers is None: workers = max(0, usable_cores() // n - (not torch.cuda.is_available()))
     options = {"num_workers": workers, "pin_memory": torch.cuda.is_available(), "persistent_workers": workers > 0,
                "worker_init_fn": _deaf, "generator": torch.Generator()}  # else each iterator draws from dropout's
-    order = []  # the items of each part of a batch of this process in this epoch
+    order = []  # the items of each part of a batch of this process in this epoch; the loader keeps this list
     loader = DataLoader(data, batch_sampler=order, **options)
     valid_loader = accelerator.prepare(DataLoader(held_out, at_once, **options))
     log, losses, random, first, start = [], [], None, 0, 0
@@ -419,12 +426,14 @@ def train(
     def is_late() -> bool: return max_hours is not None and time.monotonic() - began > 3600 * max_hours
 
     # Loop.
-    stop, done = False, first * steps + start
+    stop, done = False, (before := first * steps + start)
     board = _board(model, done) if tensorboard and main else None
     if progress and main: print(_plan(recipe, data, accelerator, at_once, steps), flush=True)
-    bar = tqdm(total=recipe.epochs * steps, initial=done, unit="step", smoothing=.05, disable=not (progress and main))
+    bar = tqdm(total=all_steps, initial=done, unit="step", smoothing=.05, disable=not (progress and main))
     alone = owned(model) if main else nullcontext()
+    look, looked = 1, began  # steps from one look at the clock to the next, for several processes must look together
     with alone, asked_to_stop() as asked, _memory_for(at_once, accelerator.device), bar:
+        if resume and main: take_over(resume, model)
         for epoch in range(first, recipe.epochs):
             set_seed((1000 * recipe.seed + epoch) % 2**32, device_specific=True)
             data.set_epoch(epoch)
@@ -437,11 +446,13 @@ def train(
                 losses.append(loss)
                 bar.update()
                 start, done = step + 1, done + 1
-                if n > 1 and start % 10 or start == steps: continue  # several processes agree now and then
+                if start % look or start == steps: continue
                 now = time.monotonic()
                 if max_hours is not None: bar.set_postfix_str(f"{_clock(3600 * max_hours - now + began)} h left", 0)
-                stop, due = _agreed(accelerator, bool(asked) or is_late(), now - saved > 60 * save_minutes)
-                if stop or due or start % 10 == 0: _refuse_nan(accelerator, losses, norm, epoch, start)
+                stop, due, seconds = _agreed(accelerator, bool(asked) or is_late(), now - saved > 60 * save_minutes,
+                                             (now - looked) / look)
+                if n > 1: look, looked = min(10, 1 + int(3 / (1e-3 + seconds))), now
+                if stop or due or n > 1 or start % 10 == 0: _refuse_nan(accelerator, losses, norm, epoch, start)
                 if stop or due:
                     save(epoch, start)
                     saved = time.monotonic()
@@ -452,44 +463,51 @@ def train(
             losses, start = [], 0
 
             # Evaluate and save.
-            found = predict(accelerator, learner.judged, valid_loader)
+            found = predict(accelerator, learner.judged(), valid_loader)
             if not np.isfinite(found).all(): raise ValueError(_diverged(epoch, steps))
             valid = valid_rows.assign(probability=held_out.to_rows(found))
             log.append(row := _row(valid, epoch, all_losses, learner.optimizer.param_groups[0]["lr"], recipe.target))
             if main: _keep(model, learner.kept, recipe, settings, valid, log)
             save(epoch + 1, 0)
             saved = time.monotonic()
-            if progress and main: bar.write(_line(row, recipe, saved - began, epoch + 1 - first, max_hours))
+            rest = (saved - began) / (done - before) * (all_steps - done)
+            if progress and main: bar.write(_line(row, saved - began, rest, max_hours))
             if board: _write(board, row, all_losses, done)
             if epoch + 1 < recipe.epochs: (stop,) = _agreed(accelerator, bool(asked) or is_late())
+            looked = time.monotonic()
             if stop: break
     if board: board.close()
     if stop and signal.SIGINT in asked: raise KeyboardInterrupt
     accelerator.wait_for_everyone()
     accelerator.end_training()
-    return Trained(model, max(reversed(log), key=lambda r: r["auroc"], default={}), done, recipe.epochs * steps)
+    return Trained(model, max(reversed(log), key=lambda r: r["auroc"], default={}), done, all_steps)
 
-# %% ../nbs/12_train.ipynb #8e3f3e61
-def _on_several(processes: int, *args) -> Trained:
+# %% ../nbs/12_train.ipynb #51b1a18b
+def _on_several(processes: int, given: dict) -> Trained:
     "`train` in so many processes of this machine; what the first of them returns, or what one of them raises."
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
     config = LaunchConfig(1, 1, processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0,
                           start_method="spawn")
+    heard = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT
+    before = {number: signal.getsignal(number) for number in heard}
     with tempfile.TemporaryDirectory() as folder:
-        try: return elastic_launch(config, _one_of_several)(Path(folder), *args)[0]
+        try: return elastic_launch(config, _one_of_several)(Path(folder), given)[0]
         except SignalException as e:
             if e.sigval == signal.SIGINT: raise KeyboardInterrupt from e
             raise Stopped("stopped; the same command goes on from here") from e
         except ChildFailedError:
-            for told in Path(folder).iterdir(): raise pickle.loads(told.read_bytes()) from None
+            for told in sorted(Path(folder).iterdir()): raise pickle.loads(told.read_bytes()) from None
             raise
+        finally:  # the launcher leaves its own
+            if threading.current_thread() is threading.main_thread():
+                for number, handler in before.items(): signal.signal(number, handler)
 
 
-def _one_of_several(folder: Path, *args) -> Trained:
+def _one_of_several(folder: Path, given: dict) -> Trained:
     "What is wrong is left in `folder`: it would be lost among the words of the launcher."
-    try: return train(*args)
+    try: return train(**given)
     except (ValueError, OSError, Stopped) as e:
         with whole(folder / os.environ["RANK"]) as f: pickle.dump(e, f)
         sys.exit(2)

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from mammo_kit.checkpoint import load_state
-from mammo_kit.dataset import images
-from mammo_kit.infer import infer
+from mammo_kit.dataset import batches, images
+from mammo_kit.infer import infer, probabilities
 from mammo_kit.model import load_model, save_model
 from mammo_kit.preprocess import Stopped, owned, preprocess
 from mammo_kit.recipe import RECIPES, item_losses
@@ -54,7 +54,8 @@ def start(prepared, tmp_path):
     script.write_text(SCRIPT)
 
     def start(model, recipe, *launcher, workers=0, **env):
-        more, launcher = [w for w in launcher if w.startswith("--save")], [w for w in launcher if w[:6] != "--save"]
+        more = [w for w in launcher if w.startswith(("--save", "--processes"))]
+        launcher = [w for w in launcher if w not in more]
         changed = {k: v for k, v in asdict(recipe).items() if v != getattr(Recipe(), k)}
         options = [f"--{k.replace('_', '-')}={v}" for k, v in changed.items()]
         return subprocess.run([*(launcher or [sys.executable]), script, "train", prepared, model, *options,
@@ -237,6 +238,20 @@ def test_where_a_state_is_damaged_the_one_before_it_serves(damage, prepared, rec
         shutil.copy(trained / "last.safetensors", model)
 
 
+def test_a_damaged_state_costs_no_sound_one(prepared, recipe, trained, tmp_path, monkeypatch):
+    "The newest is damaged, and the disk is full when the next is saved: the one before it is still there."
+    shutil.copytree(trained, model := tmp_path / "model")
+    shutil.copy(trained / "state.previous.pt", model)
+    (model / "state.pt").write_bytes((trained / "state.pt").read_bytes()[:5000])
+
+    def full(*_): raise OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as m, pytest.warns(UserWarning, match="state.pt is damaged .*going on from"):
+        m.setattr("mammo_kit.checkpoint.torch.save", full)
+        with pytest.raises(OSError, match="No space"): run(prepared, model, recipe)
+    with pytest.warns(UserWarning, match="going on from state.previous.pt"): run(prepared, model, recipe)
+    assert same_but_states(model, trained)
+
+
 def test_two_damaged_states_are_refused_in_words_and_can_be_deleted(prepared, recipe, trained, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(trained, model)
@@ -405,9 +420,9 @@ def test_an_error_of_one_process_comes_out_as_it_is(error, tmp_path, monkeypatch
     "As what it is, so that the command ends with the status that belongs to it."
     monkeypatch.setenv("RANK", "1")
 
-    def fail(*_): raise error
+    def fail(): raise error
     monkeypatch.setattr("mammo_kit.train.train", fail)
-    with pytest.raises(SystemExit): _one_of_several(tmp_path)
+    with pytest.raises(SystemExit): _one_of_several(tmp_path, {})
     told = pickle.loads((tmp_path / "1").read_bytes())
     assert type(told) is type(error) and str(told) == str(error)
 
@@ -415,7 +430,7 @@ def test_an_error_of_one_process_comes_out_as_it_is(error, tmp_path, monkeypatch
 def test_a_card_that_is_too_small_is_told_with_the_way_out(prepared, recipe, tmp_path, monkeypatch):
     def full(*_): raise torch.OutOfMemoryError("CUDA out of memory")
     monkeypatch.setattr("mammo_kit.train.item_losses", full)
-    with pytest.raises(ValueError, match="too little memory for 8 at once: try --at-once 4; the batch stays as it is"):
+    with pytest.raises(ValueError, match="too little memory for 8 at once: try --at-once 4 .the batch stays as it is"):
         run(prepared, tmp_path, recipe)
 
 
@@ -473,7 +488,7 @@ def test_a_full_disk_while_saving_leaves_the_state_before(prepared, recipe, trai
         monkeypatch.setattr(torch, "save", lambda state, f: real(state, Full()))
         with pytest.raises(OSError, match="No space left"): run(prepared, model, recipe, max_hours=0)
     monkeypatch.setattr(torch, "save", real)
-    assert list(files(model)) == ["state.previous.pt"]
+    assert list(files(model)) == ["state.pt"]
     run(prepared, model, recipe)
     assert same_but_states(model, trained)
 
@@ -483,7 +498,7 @@ def test_two_processes_stop_and_go_on_together(prepared, recipe, tmp_path):
     options = {"workers": 0, "progress": False, "processes": 2}
     whole = train(prepared, tmp_path / "whole", recipe, **options)
     part = train(prepared, tmp_path / "parts", recipe, max_hours=0, **options)
-    assert (part.exit_status, part.steps) == (3, whole.all_steps // 2)
+    assert (part.exit_status, part.steps) == (3, 1)
     assert train(prepared, tmp_path / "parts", recipe, **options).best == whole.best
     assert same_but_states(tmp_path / "parts", tmp_path / "whole")
 
@@ -658,6 +673,29 @@ def test_train_starts_its_processes_itself(prepared, recipe, tmp_path):
     assert (two.model, two.best["n"]) == (tmp_path / "two", alone.best["n"])
     with pytest.raises(ValueError, match="batch_size 7 cannot be shared by 2 processes"):
         train(prepared, tmp_path / "three", replace(recipe, batch_size=7), workers=0, progress=False, processes=2)
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 3)])
+def test_two_processes_hear_a_signal_and_save(name, code, prepared, recipe, start, tmp_path):
+    "A Ctrl-C reaches each process several times: from the terminal, and from torch's launcher."
+    model, recipe = tmp_path / "model", replace(recipe, epochs=40)
+    ended = start(model, recipe, "--processes=2", AT_STEP="7", SIGNAL=str(int(getattr(signal, name))))
+    assert ended.returncode == code, ended.stderr
+    state = torch.load(model / "state.pt", weights_only=True)
+    steps = len(batches(np.zeros(len(split(images(prepared, labels=True), recipe)[0])), recipe.batch_size))
+    assert 7 <= state["epoch"] * steps + state["step"] <= 7 + max(10, steps)
+
+
+def test_two_processes_evaluate_the_model_that_is_saved(prepared, recipe, tmp_path):
+    "With batch statistics, which each process averages over images of its own."
+    recipe = replace(recipe, backbone="test_resnet", ema=.9, epochs=2)
+    model = train(prepared, tmp_path / "model", recipe, workers=0, progress=False, processes=2).model
+    told = pd.read_csv(model / "held_out.csv", dtype={"image_id": str, "patient_id": str})
+    rows = split(images(prepared, labels=True), recipe)[1]
+    network = load_model(model / "best.safetensors")[0]
+    assert any("BatchNorm" in type(m).__name__ for m in network.modules())
+    np.testing.assert_array_equal(rows["image_id"], told["image_id"])
+    np.testing.assert_allclose(probabilities(prepared, rows, [network], workers=0)[0], told["probability"], rtol=1e-4)
 
 
 def test_a_run_goes_on_from_the_outputs_of_an_earlier_one(prepared, recipe, trained, tmp_path):
