@@ -67,9 +67,9 @@ def by_breast(frame: pd.DataFrame, probability: np.ndarray) -> pd.DataFrame:
     return frame.groupby("breast_id", as_index=False)[["cancer", "probability"]].mean()
 
 
-def run(folder: Path, name: str, seed: int, epochs: int) -> pd.DataFrame:
+def run(folder: Path, name: str, seed: int, epochs: int, ours: Recipe = OURS) -> pd.DataFrame:
     "A row each test breast: label, probability, and what would be submitted."
-    recipe = replace(OURS, seed=seed, fold_seed=seed, epochs=epochs)
+    recipe = replace(ours, seed=seed, fold_seed=seed, epochs=epochs)
     held_out = split(images(folder / "train", labels=True), recipe)[1]
     test = images(folder / "test", labels=False)
     truth = pd.read_csv(folder / "competition" / "solution.csv", index_col=0)["cancer"]

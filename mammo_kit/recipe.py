@@ -22,12 +22,12 @@ from .competition import attached_all
 from .dataset import augment, augment_strongly
 from .preprocess import parse_size
 
-# %% ../nbs/12_recipe.ipynb #efefdd46
+# %% ../nbs/12_recipe.ipynb #f37f9070
 @dataclass(frozen=True)
 class Recipe:
     "How a model is trained."
     backbone: str = "regnetx_002"   # a timm model name; the default is small enough to learn from nothing on a CPU
-    pool: str = "max"               # timm's global_pool, of an image's places: avg, max, avgmax, …
+    pool: str = "avg"               # timm's global_pool, of an image's places: avg, max, avgmax, …
     drop: float = 0.0               # dropout before the classifier, a share
     drop_path: float = 0.0          # chance that an image skips the last residual block (stochastic depth), a share
     weights: str = ""               # pretrained: a .safetensors or .pth file, or its name among a notebook's inputs
@@ -37,7 +37,7 @@ class Recipe:
     target: str = "cancer"          # column of train.csv, 0 or 1
     auxiliary: dict[str, float] = field(default_factory=dict)  # further columns to learn, with their loss's weight
     loss: Literal["bce", "focal"] = "bce"  # binary cross-entropy, or focal loss (Lin et al. 2017)
-    positive_weight: float = 3.0    # how many negatives a positive counts for in the loss
+    positive_weight: float = 1.0    # how many negatives a positive counts for in the loss
     positive_label: float = 1.0     # what a positive is taught as; less where positives are in doubt (soft labels)
     focal_gamma: float = 2.0        # how much less the focal loss counts what is already sure
     sampling: str = "natural"       # natural; positive: one or more in every batch; 1:n: n negatives a positive
@@ -45,10 +45,10 @@ class Recipe:
     epochs: int = 8                 # rounds; with natural sampling each is one pass over the training images
     batch_size: int = 8             # images (with views: breasts) a step, over all processes together
     optimizer: str = "adamw"        # a timm optimizer name
-    learning_rate: float = 2e-3     # at its peak
+    learning_rate: float = 3e-3     # at its peak
     weight_decay: float = 0.02      # of the optimizer
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how the learning rate falls after the warm-up
-    warmup: float = 0.2             # share of all steps in which the learning rate rises
+    warmup: float = 0.05            # share of all steps in which the learning rate rises
     clip: float = 5.0               # largest norm of the gradient
     ema: float = 0.0                # decay a step, in the end, of a moving average of the weights (EMA); 0: none
     n_folds: int = 5                # parts that the patients are divided into

@@ -158,7 +158,7 @@ def test_a_state_of_before_there_was_a_choice_goes_on(prepared, recipe, trained,
 
 def test_a_run_of_another_kind_is_refused_with_the_difference(competition, prepared, recipe, trained, tmp_path):
     before = files(trained)
-    with pytest.raises(ValueError, match="epochs 3 there, 4 now; learning_rate 0.002 there, 0.1 now") as told:
+    with pytest.raises(ValueError, match="epochs 3 there, 4 now; learning_rate 0.003 there, 0.1 now") as told:
         run(prepared, trained, replace(recipe, epochs=4, learning_rate=.1))
     assert "images" not in str(told.value)
     preprocess(competition, tmp_path / "others", "64x32", fit="stretch", workers=1, progress=False)
