@@ -20,9 +20,9 @@ from mammo_kit.model import load_model
 from mammo_kit.preprocess import preprocess
 from mammo_kit.train import Recipe, split, train
 
-OURS = Recipe(epochs=16, auxiliary={"biopsy": .5}, sampling="positive", ema=.98)
+OURS = Recipe(pool="avg", epochs=16, auxiliary={"biopsy": .5}, sampling="positive", ema=.98)
 PLAIN = {"lr": 3e-3, "pool": "avg"}
-EARLIER = Recipe(sampling="positive", ema=.98)  # what learns from phantoms before
+EARLIER = Recipe(pool="avg", sampling="positive", ema=.98)  # what learns from phantoms before
 LINES = "mammo_kit", "plain", "mammo_kit, from phantoms", "plain, from phantoms"
 
 

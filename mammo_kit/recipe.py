@@ -22,12 +22,12 @@ from .competition import attached_all
 from .dataset import augment, augment_strongly
 from .preprocess import parse_size
 
-# %% ../nbs/12_recipe.ipynb #f37f9070
+# %% ../nbs/12_recipe.ipynb #5795ebd9
 @dataclass(frozen=True)
 class Recipe:
     "How a model is trained."
     backbone: str = "regnetx_002"   # a timm model name; the default is small enough to learn from nothing on a CPU
-    pool: str = "avg"               # timm's global_pool, of an image's places: avg, max, avgmax, …
+    pool: str = "max"               # timm's global_pool, of an image's places: avg, max, avgmax, …
     drop: float = 0.0               # dropout before the classifier, a share
     drop_path: float = 0.0          # chance that an image skips the last residual block (stochastic depth), a share
     weights: str = ""               # pretrained: a .safetensors or .pth file, or its name among a notebook's inputs
