@@ -317,7 +317,7 @@ def roc_and_precision_recall(
         ax.legend(fontsize=8, frameon=False)
     return fig
 
-# %% ../nbs/13_evaluate.ipynb #3b482180
+# %% ../nbs/13_evaluate.ipynb #96756904
 def calibration(
     labels: np.ndarray,         # (N,) 0 or 1
     probabilities: np.ndarray,  # (N,)
@@ -354,7 +354,8 @@ def reliability(
     middle, width = (table["low"] + table["high"]) / 2, .9 * (table["high"] - table["low"])
     counts.bar(middle, table["n"] - table["n_positive"], width, color="tab:blue", label="negative", log=True)
     counts.bar(middle, table["n_positive"], width / 2, color="tab:red", label="positive", log=True)
-    counts.set(title="breasts", xlabel="predicted probability")
+    counts.set(title="breasts", xlabel="predicted probability", xlim=(-.02, 1.02))
+    counts.set_ylim(.7)
     counts.legend(fontsize=8, frameon=False)
     return fig
 

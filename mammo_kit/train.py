@@ -319,7 +319,7 @@ def _write(board, row: dict, losses: list[float], done: int):
         board.add_scalar(name, row[name], done)
     board.flush()
 
-# %% ../nbs/12_train.ipynb #1c853bc2
+# %% ../nbs/12_train.ipynb #f4ed75ac
 @dataclass(frozen=True)
 class Trained:
     "What a training run came to."
@@ -358,7 +358,9 @@ def train(
     tensorboard: bool = False,    # write curves to MODEL/tensorboard too
     progress: bool = True,        # show a bar, and a line for each epoch
 ) -> Trained:
-    "Train on all folds of patients but one, evaluate on that one, and keep the best and the last epoch's weights."
+    """Train on all folds of patients but one, evaluate on that one, and keep the best and the last epoch's weights.
+
+    Stops between two steps, saved, at `max_hours`, at Ctrl-C (KeyboardInterrupt) and at SIGTERM (`Stopped`)."""
     given = dict(locals())
     from tqdm import tqdm
     for name, value, least in (("processes", processes, 1), ("at_once", at_once, 1), ("workers", workers, 0),
@@ -395,9 +397,10 @@ def train(
     optimizer = _optimizer(network, recipe)
     run = asdict(recipe) | {"weights": Path(recipe.weights).name, "images": _digest(frame, settings, learnt),
                             "format of the state": 2}  # 2: smaller augmentation
-    state = load_state(model, run, unsaid=asdict(Recipe()))
+    unsaid = asdict(Recipe())
+    state = load_state(model, run, unsaid)
     resume = Path(resume) if resume and not state else None
-    if resume and not (state := load_state(resume, run, unsaid=asdict(Recipe()))):
+    if resume and not (state := load_state(resume, run, unsaid)):
         raise ValueError(f"{resume}: expected the folder of an earlier `mammo-kit train`, found no {STATE} in it")
     if recipe.weights and not state: load_pretrained(network, find_weights(recipe.weights))
     learner = _Learner(accelerator, network, optimizer, learnt, recipe, all_steps)
@@ -412,9 +415,8 @@ def train(
     if state:
         learner.load(state)
         log, first, start = state["log"], state["epoch"], state["step"]
-        if start:
-            random = state["processes"][rank % len(state["processes"])]
-            losses = list(state["losses"].to(accelerator.device))
+        if start: losses = list(state["losses"].to(accelerator.device))
+        if 0 < start < steps: random = state["processes"][rank % len(state["processes"])]
 
     def save(epoch: int, step: int):
         "Save that this step of this epoch comes next; all processes take part."
@@ -446,19 +448,20 @@ def train(
                 losses.append(loss)
                 bar.update()
                 start, done = step + 1, done + 1
-                if start % look or start == steps: continue
+                if start % look and start < steps: continue
                 now = time.monotonic()
                 if max_hours is not None: bar.set_postfix_str(f"{_clock(3600 * max_hours - now + began)} h left", 0)
                 stop, due, seconds = _agreed(accelerator, bool(asked) or is_late(), now - saved > 60 * save_minutes,
                                              (now - looked) / look)
-                if n > 1: look, looked = min(10, 1 + int(3 / (1e-3 + seconds))), now
-                if stop or due or n > 1 or start % 10 == 0: _refuse_nan(accelerator, losses, norm, epoch, start)
+                if n > 1 and start < steps: look, looked = min(10, 1 + int(3 / (1e-3 + seconds))), now
+                if stop or due or n > 1 or start % 10 == 0 or start == steps:
+                    _refuse_nan(accelerator, losses, norm, epoch, start)
                 if stop or due:
                     save(epoch, start)
                     saved = time.monotonic()
+                stop = stop and start < steps  # an epoch whose steps are done is evaluated first
                 if stop: break
             if stop: break
-            _refuse_nan(accelerator, losses, norm, epoch, start)
             all_losses = accelerator.reduce(torch.stack(losses), "mean").tolist()
             losses, start = [], 0
 
@@ -470,19 +473,23 @@ def train(
             if main: _keep(model, learner.kept, recipe, settings, valid, log)
             save(epoch + 1, 0)
             saved = time.monotonic()
-            rest = (saved - began) / (done - before) * (all_steps - done)
+            rest = (saved - began) / (done - before) * (all_steps - done) if done > before else 0
             if progress and main: bar.write(_line(row, saved - began, rest, max_hours))
             if board: _write(board, row, all_losses, done)
             if epoch + 1 < recipe.epochs: (stop,) = _agreed(accelerator, bool(asked) or is_late())
             looked = time.monotonic()
             if stop: break
     if board: board.close()
-    if stop and signal.SIGINT in asked: raise KeyboardInterrupt
+    trained = Trained(model, max(reversed(log), key=lambda r: r["auroc"], default={}), done, all_steps)
+    if stop:
+        interrupted, ended = _agreed(accelerator, signal.SIGINT in asked, signal.SIGTERM in asked)
+        if interrupted: raise KeyboardInterrupt
+        if ended: raise Stopped(str(trained))
     accelerator.wait_for_everyone()
     accelerator.end_training()
-    return Trained(model, max(reversed(log), key=lambda r: r["auroc"], default={}), done, all_steps)
+    return trained
 
-# %% ../nbs/12_train.ipynb #51b1a18b
+# %% ../nbs/12_train.ipynb #d537f597
 def _on_several(processes: int, given: dict) -> Trained:
     "`train` in so many processes of this machine; what the first of them returns, or what one of them raises."
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -494,12 +501,12 @@ def _on_several(processes: int, given: dict) -> Trained:
     before = {number: signal.getsignal(number) for number in heard}
     with tempfile.TemporaryDirectory() as folder:
         try: return elastic_launch(config, _one_of_several)(Path(folder), given)[0]
-        except SignalException as e:
-            if e.sigval == signal.SIGINT: raise KeyboardInterrupt from e
-            raise Stopped("stopped; the same command goes on from here") from e
-        except ChildFailedError:
-            for told in sorted(Path(folder).iterdir()): raise pickle.loads(told.read_bytes()) from None
-            raise
+        except (ChildFailedError, SignalException) as e:
+            told = [pickle.loads(file.read_bytes()) for file in sorted(Path(folder).glob("[0-9]*"))]
+            if isinstance(e, SignalException):
+                if e.sigval == signal.SIGINT: raise KeyboardInterrupt from e
+                told.append(Stopped("stopped; the same command goes on from here"))
+            raise (told or [e])[0] from None
         finally:  # the launcher leaves its own
             if threading.current_thread() is threading.main_thread():
                 for number, handler in before.items(): signal.signal(number, handler)

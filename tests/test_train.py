@@ -297,8 +297,28 @@ def test_a_signal_at_any_step_loses_nothing(name, workers, prepared, with_dropou
         ended = start(model, with_dropout, "--save-minutes=0", workers=workers, **when)
         assert ended.returncode == {"SIGTERM": 3, "SIGINT": 130, "SIGKILL": -number}[name], ended.stderr
         assert "Traceback" not in ended.stderr and not list(model.glob(".*.tmp"))
+        if name != "SIGKILL": assert "the same command goes on from here" in ended.stderr
     assert run(prepared, model, with_dropout).best == whole.best
     assert same_but_states(model, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_came_before_an_evaluation_is_not_lost_in_it(workers, prepared, with_dropout, tmp_path, monkeypatch):
+    "A state of an epoch whose steps are done, and that is still to be evaluated; also the last one."
+    whole = run(prepared, tmp_path / "whole", with_dropout)
+    steps = whole.all_steps // with_dropout.epochs
+
+    def lost(*_): raise OSError("the power went out")
+    for epoch in range(with_dropout.epochs):
+        with monkeypatch.context() as m, pytest.raises(OSError, match="power"):
+            m.setattr("mammo_kit.train.predict", lost)
+            run(prepared, tmp_path / "parts", with_dropout, workers=workers, save_minutes=0)
+        state = torch.load(tmp_path / "parts" / "state.pt", weights_only=True)
+        assert (state["epoch"], state["step"], len(state["log"])) == (epoch, steps, epoch)
+        last = run(prepared, tmp_path / "parts", with_dropout, max_hours=0)
+        assert last.steps == steps * (epoch + 1)
+    assert (last.exit_status, last.best) == (0, whole.best)
+    assert same_but_states(tmp_path / "parts", tmp_path / "whole")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -681,6 +701,7 @@ def test_two_processes_hear_a_signal_and_save(name, code, prepared, recipe, star
     model, recipe = tmp_path / "model", replace(recipe, epochs=40)
     ended = start(model, recipe, "--processes=2", AT_STEP="7", SIGNAL=str(int(getattr(signal, name))))
     assert ended.returncode == code, ended.stderr
+    assert "the same command goes on from here" in ended.stderr
     state = torch.load(model / "state.pt", weights_only=True)
     steps = len(batches(np.zeros(len(split(images(prepared, labels=True), recipe)[0])), recipe.batch_size))
     assert 7 <= state["epoch"] * steps + state["step"] <= 7 + max(10, steps)
