@@ -20,7 +20,9 @@ CHOICES = {
     "before, gain .15, gamma .2": (BEFORE, partial(augment, gain=.15, gamma=.2)),
     "before, strong": (BEFORE, augment_strongly),
     "now, flip and move": (learning.OURS, partial(augment, gain=0, gamma=0)),
-    "now, moderate": (learning.OURS, augment)}
+    "now, moderate": (learning.OURS, augment),
+    "now, maximum, flip and move": (Recipe(), partial(augment, gain=0, gamma=0)),
+    "now, maximum, moderate": (Recipe(), augment)}
 
 
 def run(folder, name, *args):
@@ -30,4 +32,4 @@ def run(folder, name, *args):
 
 
 if __name__ == "__main__":
-    learning.compare(learning.options(__doc__, [101, 102], ["easy"]), list(CHOICES), run)
+    learning.compare(__doc__, [101, 102], ["easy"], list(CHOICES), run)

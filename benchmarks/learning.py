@@ -103,45 +103,43 @@ def table(results: dict[str, dict[int, pd.DataFrame]], head: str):
             for s in scores.values()), f"{pf1_floor(pooled['cancer']):.3f}"]), "|")
 
 
-def begun_with(out: Path, options: dict):
+def begun_with(args: argparse.Namespace, **settings):
     "Write down what the results in a folder come from; SystemExit if they come from something else."
-    file, now = out / "options.json", json.dumps(options, indent=1, default=str)
-    out.mkdir(parents=True, exist_ok=True)
-    if not {*out.iterdir()} - {file}: file.write_text(now)
+    chosen = {k: v for k, v in vars(args).items() if k not in ("out", "seeds", "lines", "difficulties")}
+    now = json.dumps(chosen | settings | {"augment": inspect.signature(augment), "plain": PLAIN}, indent=1, default=str)
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / "options.json"
+    if not {*args.out.iterdir()} - {file}: file.write_text(now)
     if not file.exists() or file.read_text() != now:
-        raise SystemExit(f"{out} holds results of other options, see {file.name} there: choose another folder")
+        raise SystemExit(f"{args.out} holds results of other options, see {file.name} there: choose another folder")
 
 
-def options(doc: str, seeds: list[int], difficulties: list[str]) -> argparse.Namespace:
-    "Of the command line, for an experiment with phantoms."
+def compare(doc: str, seeds: Sequence[int], difficulties: Sequence[str], lines: Sequence[str],
+            run: Callable[..., pd.DataFrame] = run):
+    "The command: have each line learn from the same phantoms, and print the table."
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="a folder for phantoms, models and predictions")
     parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
     parser.add_argument("--difficulties", nargs="+", default=difficulties, choices=list(DIFFICULTIES))
+    parser.add_argument("--lines", nargs="+", default=lines, choices=lines)
     parser.add_argument("--patients", type=int, default=60, help="of the training set; four fifths are learnt from")
     parser.add_argument("--test-patients", type=int, default=60, help="two breasts each")
     parser.add_argument("--scale", type=float, default=.25, help="of the phantoms")
     parser.add_argument("--size", default="256x128", help="of the preprocessed images")
     parser.add_argument("--epochs", type=int, default=OURS.epochs)
     args = parser.parse_args()
-    chosen = {k: v for k, v in vars(args).items() if k not in ("out", "seeds", "difficulties")}
-    begun_with(args.out, chosen | {"mammo_kit": asdict(OURS), "augment": inspect.signature(augment), "plain": PLAIN})
-    return args
-
-
-def compare(args: argparse.Namespace, names: Sequence[str], run: Callable[..., pd.DataFrame] = run):
-    "Have each learn from the same phantoms, and print the table."
+    begun_with(args, mammo_kit=asdict(OURS))
     results = {}
     for difficulty in args.difficulties:
         for seed in args.seeds:
             folder = args.out / difficulty / str(seed)
-            if not all((folder / f"{name}.csv").exists() for name in names):
+            if not all((folder / f"{line}.csv").exists() for line in args.lines):
                 phantoms(folder, args.patients, seed, args.test_patients, difficulty, args.scale, args.size)
-            for name in names:
-                found = once(folder / f"{name}.csv", run, folder, name, seed, args.epochs)
-                results.setdefault(f"{difficulty}, {name}", {})[seed] = found
+            for line in args.lines:
+                found = once(folder / f"{line}.csv", run, folder, line, seed, args.epochs)
+                results.setdefault(f"{difficulty}, {line}", {})[seed] = found
     table(results, "phantoms, by")
 
 
 if __name__ == "__main__":
-    compare(options(__doc__, [1, 2, 3], list(DIFFICULTIES)), ("mammo_kit", "plain"))
+    compare(__doc__, [1, 2, 3], list(DIFFICULTIES), ["mammo_kit", "plain"])

@@ -6,7 +6,6 @@ fold's best epoch would be to choose on what is held out. No setting was chosen 
 phantoms of the same view and size. "From phantoms": both start from one backbone that has learnt from phantoms.
 Starting again on the same folder goes on."""
 import argparse
-import inspect
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from common import SHARED
 from learning import begun_with, by_breast, learn, once, phantoms, table
 from safetensors.torch import save_file
 
-from mammo_kit.dataset import augment, images
+from mammo_kit.dataset import images
 from mammo_kit.model import load_model
 from mammo_kit.preprocess import preprocess
 from mammo_kit.train import Recipe, split, train
@@ -56,9 +55,7 @@ def main():
     args = parser.parse_args()
     if not (SHARED / "mias").is_dir():
         return print(f"skipped: no folder {SHARED / 'mias'} with the films")
-    begun_with(args.out, {"epochs": args.epochs, "size": args.size, "phantoms": args.phantoms,
-                          "mammo_kit": asdict(OURS), "augment": inspect.signature(augment), "plain": PLAIN,
-                          "earlier": asdict(EARLIER)})
+    begun_with(args, mammo_kit=asdict(OURS), earlier=asdict(EARLIER))
     preprocess(SHARED / "mias", args.out / "images", args.size, exclude=("none",))
     results = {}
     for line in args.lines:
