@@ -24,7 +24,7 @@ from mammo_kit.phantom import DIFFICULTIES, make_competition
 from mammo_kit.preprocess import preprocess
 from mammo_kit.train import Recipe, split, train
 
-OURS = Recipe(pool="avg")  # the same network as the plain script's
+OURS = Recipe()
 PLAIN = {"lr": 3e-3, "pool": "avg"}  # of lr 1e-3 and 3e-3, pool avg and max
 
 
@@ -50,7 +50,7 @@ def once(file: Path, make: Callable[..., pd.DataFrame], *args) -> pd.DataFrame:
 
 
 def learn(name: str, recipe: Recipe, theirs: dict, out: Path, model: Path, *asked: tuple[Path, pd.DataFrame]):
-    "Train by the recipe, or as much by the plain script and its own settings; the probabilities of all that is asked."
+    "Train by the recipe, or as much by the plain script with its own settings; the probabilities of all that is asked."
     if name.startswith("plain"):
         same = {k: getattr(recipe, k) for k in ("backbone", "epochs", "batch_size", "seed", "weights")}
         network = plain.train(out, split(images(out, labels=True), recipe)[0], **same, **theirs)
@@ -67,13 +67,13 @@ def by_breast(frame: pd.DataFrame, probability: np.ndarray) -> pd.DataFrame:
     return frame.groupby("breast_id", as_index=False)[["cancer", "probability"]].mean()
 
 
-def run(folder: Path, name: str, seed: int, epochs: int, ours: Recipe = OURS) -> pd.DataFrame:
+def run(folder: Path, name: str, seed: int, epochs: int, ours: Recipe = OURS, theirs: dict = PLAIN) -> pd.DataFrame:
     "A row each test breast: label, probability, and what would be submitted."
     recipe = replace(ours, seed=seed, fold_seed=seed, epochs=epochs)
     held_out = split(images(folder / "train", labels=True), recipe)[1]
     test = images(folder / "test", labels=False)
     truth = pd.read_csv(folder / "competition" / "solution.csv", index_col=0)["cancer"]
-    found = learn(name, recipe, PLAIN, folder / "train", folder / name, (folder / "train", held_out),
+    found = learn(name, recipe, theirs, folder / "train", folder / name, (folder / "train", held_out),
                   (folder / "test", test))
     known = by_breast(held_out, found[0])
     test = by_breast(test.assign(cancer=test["breast_id"].map(truth)), found[1])
