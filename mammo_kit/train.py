@@ -278,7 +278,7 @@ def _keep(model: Path, network: MammogramModel, recipe: Recipe, settings: Settin
     save_model(model / "last.safetensors", network, record)
     with whole(model / "log.csv") as f: f.write(pd.DataFrame(log).to_csv(index=False).encode())
 
-# %% ../nbs/12_train.ipynb #181e36fe
+# %% ../nbs/12_train.ipynb #2b0f1aac
 def _plan(recipe: Recipe, data: ShardImages, accelerator: Accelerator, at_once: int, steps: int) -> str:
     "What is about to happen, in words."
     labels, what = data.target[:, 0], "breasts" if recipe.views else "images"
@@ -316,10 +316,10 @@ def _board(model: Path, done: int):
 def _write(board, row: dict, losses: list[float], done: int):
     for i, loss in enumerate(losses, done - len(losses)): board.add_scalar("loss", loss, i)
     for name in ("learning_rate", "held_out_loss", "auroc", "average_precision", "pf1_binarised"):
-        board.add_scalar(name, row[name], done)
+        board.add_scalar(name, row[name], done - 1)  # the epoch's last step
     board.flush()
 
-# %% ../nbs/12_train.ipynb #f4ed75ac
+# %% ../nbs/12_train.ipynb #0b242146
 @dataclass(frozen=True)
 class Trained:
     "What a training run came to."
@@ -429,13 +429,13 @@ def train(
 
     # Loop.
     stop, done = False, (before := first * steps + start)
-    board = _board(model, done) if tensorboard and main else None
     if progress and main: print(_plan(recipe, data, accelerator, at_once, steps), flush=True)
     bar = tqdm(total=all_steps, initial=done, unit="step", smoothing=.05, disable=not (progress and main))
     alone = owned(model) if main else nullcontext()
     look, looked = 1, began  # steps from one look at the clock to the next, for several processes must look together
     with alone, asked_to_stop() as asked, _memory_for(at_once, accelerator.device), bar:
         if resume and main: take_over(resume, model)
+        board = _board(model, done) if tensorboard and main else None
         for epoch in range(first, recipe.epochs):
             set_seed((1000 * recipe.seed + epoch) % 2**32, device_specific=True)
             data.set_epoch(epoch)
@@ -481,15 +481,14 @@ def train(
             if stop: break
     if board: board.close()
     trained = Trained(model, max(reversed(log), key=lambda r: r["auroc"], default={}), done, all_steps)
-    if stop:
-        interrupted, ended = _agreed(accelerator, signal.SIGINT in asked, signal.SIGTERM in asked)
-        if interrupted: raise KeyboardInterrupt
-        if ended: raise Stopped(str(trained))
+    interrupted, ended = _agreed(accelerator, signal.SIGINT in asked, signal.SIGTERM in asked)
+    if interrupted: raise KeyboardInterrupt
+    if ended: raise Stopped(f"SIGTERM came; {trained}")
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return trained
 
-# %% ../nbs/12_train.ipynb #d537f597
+# %% ../nbs/12_train.ipynb #947c6ce1
 def _on_several(processes: int, given: dict) -> Trained:
     "`train` in so many processes of this machine; what the first of them returns, or what one of them raises."
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -506,6 +505,9 @@ def _on_several(processes: int, given: dict) -> Trained:
             if isinstance(e, SignalException):
                 if e.sigval == signal.SIGINT: raise KeyboardInterrupt from e
                 told.append(Stopped("stopped; the same command goes on from here"))
+            elif any(failed.exitcode == -signal.SIGKILL for failed in e.failures.values()):
+                told.append(Stopped(f"one of {processes} processes was killed, as happens where memory is short; the "
+                                    "same command goes on from what was saved last"))
             raise (told or [e])[0] from None
         finally:  # the launcher leaves its own
             if threading.current_thread() is threading.main_thread():
@@ -515,6 +517,6 @@ def _on_several(processes: int, given: dict) -> Trained:
 def _one_of_several(folder: Path, given: dict) -> Trained:
     "What is wrong is left in `folder`: it would be lost among the words of the launcher."
     try: return train(**given)
-    except (ValueError, OSError, Stopped) as e:
+    except (ValueError, OSError, Stopped, KeyboardInterrupt) as e:
         with whole(folder / os.environ["RANK"]) as f: pickle.dump(e, f)
         sys.exit(2)

@@ -40,7 +40,9 @@ def clip(accelerator, *args):
     step += 1
     note = Path(os.environ["NOTES"]) / f"rank{accelerator.process_index}"
     note.write_text(f"{accelerator.num_processes} {accelerator.device.type} {step}")
-    if step == int(os.environ.get("AT_STEP", 0)): os.killpg(0, int(os.environ["SIGNAL"]))  # the loader's workers too
+    if step == int(os.environ.get("AT_STEP", 0)):
+        if "ONLY" not in os.environ: os.killpg(0, int(os.environ["SIGNAL"]))  # the loader's workers too
+        elif os.environ["ONLY"] == os.environ["RANK"]: os.kill(os.getpid(), int(os.environ["SIGNAL"]))
     return real(accelerator, *args)
 
 train.Accelerator.clip_grad_norm_ = clip
@@ -302,6 +304,23 @@ def test_a_signal_at_any_step_loses_nothing(name, workers, prepared, with_dropou
     assert same_but_states(model, tmp_path / "whole")
 
 
+@pytest.mark.parametrize(("name", "error"), [("SIGTERM", Stopped), ("SIGINT", KeyboardInterrupt)])
+def test_a_signal_in_the_last_evaluation_is_passed_on(name, error, prepared, recipe, tmp_path, monkeypatch):
+    "The model is complete, and whoever called `train` is to stop."
+    recipe = replace(recipe, epochs=1)
+    run(prepared, tmp_path / "whole", recipe)
+
+    def interrupted(*args):
+        os.kill(os.getpid(), getattr(signal, name))
+        return predict(*args)
+    with monkeypatch.context() as m, pytest.raises(error) as told:
+        m.setattr("mammo_kit.train.predict", interrupted)
+        run(prepared, tmp_path / "model", recipe)
+    if error is Stopped: assert str(told.value).startswith("SIGTERM came; best epoch 0")
+    assert same_but_states(tmp_path / "model", tmp_path / "whole")
+    assert run(prepared, tmp_path / "model", recipe).exit_status == 0
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_what_came_before_an_evaluation_is_not_lost_in_it(workers, prepared, with_dropout, tmp_path, monkeypatch):
     "A state of an epoch whose steps are done, and that is still to be evaluated; also the last one."
@@ -470,10 +489,11 @@ def test_curves_for_tensorboard(prepared, recipe, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     run(prepared, tmp_path, replace(recipe, epochs=1), tensorboard=True)
-    run(prepared, tmp_path / "cut", recipe, tensorboard=True, max_hours=0)
-    steps = run(prepared, tmp_path / "cut", recipe, tensorboard=True).all_steps
+    while (part := run(prepared, tmp_path / "cut", recipe, tensorboard=True, max_hours=0)).exit_status: pass
     curves = EventAccumulator(str(tmp_path / "cut" / "tensorboard")).Reload()
-    assert [e.step for e in curves.Scalars("loss")] == list(range(steps))
+    assert [e.step for e in curves.Scalars("loss")] == list(range(part.steps))
+    each = part.steps // recipe.epochs
+    assert [e.step for e in curves.Scalars("auroc")] == [each * (n + 1) - 1 for n in range(recipe.epochs)]
     np.testing.assert_allclose([e.value for e in curves.Scalars("auroc")],
                                pd.read_csv(tmp_path / "cut" / "log.csv")["auroc"], rtol=1e-6)
 
@@ -695,16 +715,26 @@ def test_train_starts_its_processes_itself(prepared, recipe, tmp_path):
         train(prepared, tmp_path / "three", replace(recipe, batch_size=7), workers=0, progress=False, processes=2)
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 3)])
-def test_two_processes_hear_a_signal_and_save(name, code, prepared, recipe, start, tmp_path):
+@pytest.mark.parametrize(("name", "to", "code"), [
+    ("SIGINT", {}, 130), ("SIGTERM", {}, 3), ("SIGINT", {"ONLY": "1"}, 130), ("SIGTERM", {"ONLY": "1"}, 3)])
+def test_two_processes_hear_a_signal_and_save(name, to, code, prepared, recipe, start, tmp_path):
     "A Ctrl-C reaches each process several times: from the terminal, and from torch's launcher."
     model, recipe = tmp_path / "model", replace(recipe, epochs=40)
-    ended = start(model, recipe, "--processes=2", AT_STEP="7", SIGNAL=str(int(getattr(signal, name))))
+    ended = start(model, recipe, "--processes=2", AT_STEP="7", SIGNAL=str(int(getattr(signal, name))), **to)
     assert ended.returncode == code, ended.stderr
     assert "the same command goes on from here" in ended.stderr
     state = torch.load(model / "state.pt", weights_only=True)
     steps = len(batches(np.zeros(len(split(images(prepared, labels=True), recipe)[0])), recipe.batch_size))
     assert 7 <= state["epoch"] * steps + state["step"] <= 7 + max(10, steps)
+
+
+def test_one_of_two_processes_is_killed(prepared, recipe, start, tmp_path):
+    "As by a machine that is short of memory."
+    model = tmp_path / "model"
+    ended = start(model, recipe, "--processes=2", "--save-minutes=0", AT_STEP="4", SIGNAL="9", ONLY="1")
+    assert ended.returncode == 3, ended.stderr
+    assert "one of 2 processes was killed" in ended.stderr and "goes on from what was saved last" in ended.stderr
+    assert 1 <= torch.load(model / "state.pt", weights_only=True)["step"] <= 3
 
 
 def test_two_processes_evaluate_the_model_that_is_saved(prepared, recipe, tmp_path):
