@@ -3,7 +3,6 @@ plain script, the default recipe as it was before these trials with one augmenta
 phantoms that no other table is made from.
 
 Starting again on the same folder goes on."""
-from dataclasses import replace
 from functools import partial
 from unittest.mock import patch
 
@@ -13,11 +12,11 @@ from mammo_kit.dataset import augment, augment_strongly
 from mammo_kit.recipe import AUGMENTATIONS, Recipe
 
 BEFORE = Recipe(pool="max", positive_weight=3, learning_rate=2e-3, warmup=.2)
-NOW, MEAN = learning.OURS, replace(learning.OURS, pool="avg")
+PLAIN, NOW, MEAN = learning.PLAIN, learning.OURS, learning.LINES["mammo_kit, mean"]
 FLIP = {"turn_deg": 0, "scale": 0, "shift": 0, "gain": 0, "gamma": 0}
 MOVE = partial(augment, gain=0, gamma=0)
 CHOICES = {
-    "plain": (learning.PLAIN, None), "plain, maximum": (learning.PLAIN | {"pool": "max"}, None),
+    "plain": (PLAIN, None), "plain, maximum": (PLAIN | {"pool": "max"}, None),
     "before, none": (BEFORE, None), "before, flip alone": (BEFORE, partial(augment, **FLIP)),
     "before, flip and move": (BEFORE, MOVE), "before, moderate": (BEFORE, augment),
     "before, gamma .2": (BEFORE, partial(augment, gain=0, gamma=.2)),
@@ -30,7 +29,6 @@ CHOICES = {
 def run(folder, name, *args):
     "As `run` of learning.py, with these settings, and this augmentation in place of the moderate one."
     settings, function = CHOICES[name]
-    if isinstance(settings, dict): return learning.run(folder, name, *args, theirs=settings)
     with patch.dict(AUGMENTATIONS, moderate=function): return learning.run(folder, name, *args, settings)
 
 

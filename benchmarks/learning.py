@@ -26,6 +26,7 @@ from mammo_kit.train import Recipe, split, train
 
 OURS = Recipe()
 PLAIN = {"lr": 3e-3, "pool": "avg"}  # of lr 1e-3 and 3e-3, pool avg and max
+LINES = {"mammo_kit": OURS, "mammo_kit, mean": replace(OURS, pool="avg"), "plain": PLAIN}
 
 
 def phantoms(folder: Path, patients: int, seed: int, test_patients: int, difficulty: str, scale: float, size: str):
@@ -49,9 +50,9 @@ def once(file: Path, make: Callable[..., pd.DataFrame], *args) -> pd.DataFrame:
     return pd.read_csv(file)
 
 
-def learn(name: str, recipe: Recipe, theirs: dict, out: Path, model: Path, *asked: tuple[Path, pd.DataFrame]):
+def learn(recipe: Recipe, theirs: dict | None, out: Path, model: Path, *asked: tuple[Path, pd.DataFrame]):
     "Train by the recipe, or as much by the plain script with its own settings; the probabilities of all that is asked."
-    if name.startswith("plain"):
+    if theirs:
         same = {k: getattr(recipe, k) for k in ("backbone", "epochs", "batch_size", "seed", "weights")}
         network = plain.train(out, split(images(out, labels=True), recipe)[0], **same, **theirs)
         return [plain.predict(network, *a) for a in asked]
@@ -67,13 +68,15 @@ def by_breast(frame: pd.DataFrame, probability: np.ndarray) -> pd.DataFrame:
     return frame.groupby("breast_id", as_index=False)[["cancer", "probability"]].mean()
 
 
-def run(folder: Path, name: str, seed: int, epochs: int, ours: Recipe = OURS, theirs: dict = PLAIN) -> pd.DataFrame:
+def run(folder: Path, name: str, seed: int, epochs: int, settings: Recipe | dict | None = None) -> pd.DataFrame:
     "A row each test breast: label, probability, and what would be submitted."
+    settings = settings or LINES[name]
+    ours, theirs = (OURS, settings) if isinstance(settings, dict) else (settings, None)
     recipe = replace(ours, seed=seed, fold_seed=seed, epochs=epochs)
     held_out = split(images(folder / "train", labels=True), recipe)[1]
     test = images(folder / "test", labels=False)
     truth = pd.read_csv(folder / "competition" / "solution.csv", index_col=0)["cancer"]
-    found = learn(name, recipe, theirs, folder / "train", folder / name, (folder / "train", held_out),
+    found = learn(recipe, theirs, folder / "train", folder / name, (folder / "train", held_out),
                   (folder / "test", test))
     known = by_breast(held_out, found[0])
     test = by_breast(test.assign(cancer=test["breast_id"].map(truth)), found[1])
@@ -142,4 +145,4 @@ def compare(doc: str, seeds: Sequence[int], difficulties: Sequence[str], lines: 
 
 
 if __name__ == "__main__":
-    compare(__doc__, [1, 2, 3], list(DIFFICULTIES), ["mammo_kit", "plain"])
+    compare(__doc__, [1, 2, 3], list(DIFFICULTIES), list(LINES))

@@ -41,7 +41,8 @@ def run(out: Path, line: str, recipe: Recipe) -> pd.DataFrame:
     "A row each held-out breast of one fold: label and probability."
     held_out = split(images(out, labels=True), recipe)[1]
     model = out.parent / line / f"{recipe.seed}_{recipe.fold}"
-    return by_breast(held_out, learn(line, recipe, PLAIN, out, model, (out, held_out))[0])
+    theirs = PLAIN if line.startswith("plain") else None
+    return by_breast(held_out, learn(recipe, theirs, out, model, (out, held_out))[0])
 
 
 def main():
