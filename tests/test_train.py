@@ -304,17 +304,21 @@ def test_a_signal_at_any_step_loses_nothing(name, workers, prepared, with_dropou
     assert same_but_states(model, tmp_path / "whole")
 
 
+def sent(number):
+    "`predict`, while this signal comes."
+    def interrupted(*args):
+        os.kill(os.getpid(), number)
+        return predict(*args)
+    return interrupted
+
+
 @pytest.mark.parametrize(("name", "error"), [("SIGTERM", Stopped), ("SIGINT", KeyboardInterrupt)])
 def test_a_signal_in_the_last_evaluation_is_passed_on(name, error, prepared, recipe, tmp_path, monkeypatch):
     "The model is complete, and whoever called `train` is to stop."
     recipe = replace(recipe, epochs=1)
     run(prepared, tmp_path / "whole", recipe)
-
-    def interrupted(*args):
-        os.kill(os.getpid(), getattr(signal, name))
-        return predict(*args)
     with monkeypatch.context() as m, pytest.raises(error) as told:
-        m.setattr("mammo_kit.train.predict", interrupted)
+        m.setattr("mammo_kit.train.predict", sent(getattr(signal, name)))
         run(prepared, tmp_path / "model", recipe)
     if error is Stopped: assert str(told.value).startswith("SIGTERM came; best epoch 0")
     assert same_but_states(tmp_path / "model", tmp_path / "whole")
@@ -485,11 +489,16 @@ def test_a_card_that_torch_has_no_code_for_is_told_before(prepared, recipe, tmp_
         assert precision() == expected
 
 
-def test_curves_for_tensorboard(prepared, recipe, tmp_path):
+def test_curves_for_tensorboard(prepared, recipe, tmp_path, monkeypatch):
+    "Also of a run that was stopped within an epoch, and at the end of one."
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     run(prepared, tmp_path, replace(recipe, epochs=1), tensorboard=True)
-    while (part := run(prepared, tmp_path / "cut", recipe, tensorboard=True, max_hours=0)).exit_status: pass
+    run(prepared, tmp_path / "cut", recipe, tensorboard=True, max_hours=0)
+    with monkeypatch.context() as m, pytest.raises(Stopped):
+        m.setattr("mammo_kit.train.predict", sent(signal.SIGTERM))
+        run(prepared, tmp_path / "cut", recipe, tensorboard=True)
+    part = run(prepared, tmp_path / "cut", recipe, tensorboard=True)
     curves = EventAccumulator(str(tmp_path / "cut" / "tensorboard")).Reload()
     assert [e.step for e in curves.Scalars("loss")] == list(range(part.steps))
     each = part.steps // recipe.epochs
