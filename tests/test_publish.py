@@ -164,13 +164,13 @@ def test_403_while_kaggle_works_on_the_last_version_is_waited_for(fake, kit):
     fake.add_dataset("mammo-kit", {"old": b""})
     fake.fail("CreateDatasetVersion", 403, times=2)
     told = kit("publish")
-    assert told.status == 0 and told.out.count("403") == 2 and held(fake) == all_files(Path.cwd())
+    assert told.status == 0 and told.out.count("answers 403") == 2 and held(fake) == all_files(Path.cwd())
 
 
 def test_403_for_ever_is_an_error(fake, kit):
     fake.fail("CreateDataset", 403, times=99)
     told = kit("publish")
-    assert told.status == 3 and "403" in told.err and LIBRARY not in fake.datasets
+    assert told.status == 3 and "still answers 403" in told.err and LIBRARY not in fake.datasets
 
 
 def test_a_dataset_that_is_there_but_hidden_gets_a_version(fake, kit):
@@ -284,7 +284,8 @@ def test_kaggle_says_how_long_to_wait(published, kit):
     assert kit("publish").status == 0 and time.monotonic() - start >= 1
 
 
-@pytest.mark.parametrize(("how", "word"), [(500, "500"), (503, "503"), ("reset", "no connection"), (429, "429")])
+@pytest.mark.parametrize(("how", "word"), [(500, "answers 500"), (503, "answers 503"), ("reset", "no connection"),
+                                           (429, "answers 429")])
 def test_what_does_not_pass_is_an_error(fake, kit, how, word):
     fake.fail("GetDatasetStatus", how, times=999)
     told = kit("publish")
