@@ -138,7 +138,7 @@ def _network(recipe: Recipe, shape: tuple[int, int], greys: tuple[float, float],
         network = network.to(memory_format=torch.channels_last)
     return network
 
-# %% ../nbs/12_train.ipynb #bef625a9
+# %% ../nbs/12_train.ipynb #2aa423db
 def _datasets(out: Path, train_rows: pd.DataFrame, valid_rows: pd.DataFrame, learnt: list[Target], recipe: Recipe
               ) -> tuple[ShardImages, ShardImages]:
     "The training items with their labels, and the held-out items without."
@@ -158,8 +158,15 @@ def _digest(frame: pd.DataFrame, settings: Settings, learnt: list[Target]) -> st
 
 
 def _deaf(_: int):
-    "Have a loader's worker not hear the Ctrl-C or SIGTERM that ends the run: it still has to feed the step."
-    for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_IGN)
+    "Have a loader's worker hear its parent alone, not the Ctrl-C or SIGTERM for all: it still has to feed the step."
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"): return  # macOS does not tell who sent a signal
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+    def listen():
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid(): pass
+        os._exit(0)
+    threading.Thread(target=listen, daemon=True).start()
 
 # %% ../nbs/12_train.ipynb #4735b43d
 def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

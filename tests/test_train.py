@@ -304,6 +304,37 @@ def test_a_signal_at_any_step_loses_nothing(name, workers, prepared, with_dropou
     assert same_but_states(model, tmp_path / "whole")
 
 
+UNCAUGHT = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from mammo_kit import train
+
+clip = train.Accelerator.clip_grad_norm_
+def broken(*_): raise OSError("broken")
+def ended(*args): os.killpg(0, signal.SIGTERM); return clip(*args)
+
+torch.set_num_threads(1)
+_, out, model, backbone, where = sys.argv
+if where == "evaluation": train.Accelerator.gather_for_metrics = broken
+else: train.Accelerator.clip_grad_norm_ = broken if where == "step" else ended
+train.train(Path(out), Path(model), train.Recipe(backbone=backbone, batch_size=8), processes=1, workers=2)
+"""
+
+
+@pytest.mark.parametrize(("where", "error"), [("signal", "Stopped: SIGTERM came"), ("step", "OSError: broken"),
+                                              ("evaluation", "OSError: broken")])
+def test_a_script_that_lets_an_error_out_ends(where, error, prepared, recipe, tmp_path):
+    "A traceback keeps the loaders' workers until Python ends them: they hear their parent."
+    script, model = tmp_path / "script.py", tmp_path / "model"
+    script.write_text(UNCAUGHT)
+    ended = subprocess.run([sys.executable, script, prepared, model, recipe.backbone, where],
+                           env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True, timeout=60,
+                           start_new_session=True)
+    assert ended.returncode == 1
+    assert error in ended.stderr.splitlines()[-1]
+
+
 def sent(number):
     "`predict`, while this signal comes."
     def interrupted(*args):
