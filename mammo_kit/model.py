@@ -23,7 +23,7 @@ from torch import nn
 
 from .preprocess import whole
 
-# %% ../nbs/10_model.ipynb #b0d1c5f8
+# %% ../nbs/10_model.ipynb #7af0c055
 class ViewPool(nn.Module):
     "The features of a breast's images become those of the breast; images outside of the mask count for nothing."
     KINDS = ("mean", "max", "gem", "attention")
@@ -59,7 +59,7 @@ class ViewPool(nn.Module):
         if self.kind == "max": return features.masked_fill(out, -torch.inf).amax(1)
         weights = self.weights(features, mask)[..., None]
         if self.kind != "gem": return (weights * features).sum(1)
-        features, p = features.clamp(min=1e-6), self.p.clamp(min=1)
+        features, p = features.clamp(min=1e-6), 1 + (self.p - 1).abs()  # never below the mean, nor stuck there
         largest = features.detach().amax(1, keepdim=True)  # taken out, so that no power overflows or vanishes
         return (weights * (features / largest) ** p).sum(1) ** (1 / p) * largest.squeeze(1)
 

@@ -153,11 +153,11 @@ def test_view_pools_by_hand():
     assert ViewPool("max", 2)(features, mask).tolist() == [[3, 4]]
     gem = ViewPool("gem", 2)
     torch.testing.assert_close(gem(features, mask), torch.tensor([[14 ** (1 / 3), 32 ** (1 / 3)]]))
-    for p, expected in ((1., [2., 2.]), (500., [3., 4.])):  # from the mean to the maximum
+    for p, expected in ((1., [2., 2.]), (500., [3., 4.]), (-1., [14 ** (1 / 3), 32 ** (1 / 3)])):  # mean to maximum
         gem.p.data.fill_(p)
         torch.testing.assert_close(gem(features, mask), torch.tensor([expected]), rtol=2e-3, atol=0)
         gem(features * 1e4, mask).sum().backward()
-        assert gem.p.grad.isfinite()
+        assert gem.p.grad.isfinite() and (gem.p.grad != 0 or p == 1)
     attention = ViewPool("attention", 2)
     for layer in (attention.content, attention.gate, attention.score):
         torch.nn.init.zeros_(layer.weight)
