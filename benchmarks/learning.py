@@ -26,7 +26,7 @@ from mammo_kit.train import Recipe, split, train
 
 OURS = Recipe()
 PLAIN = {"lr": 3e-3, "pool": "avg"}  # of lr 1e-3 and 3e-3, pool avg and max
-LINES = {"mammo_kit": OURS, "mammo_kit, mean": replace(OURS, pool="avg"), "plain": PLAIN}
+LINES = {"mammo_kit": (OURS, None), "plain": (OURS, PLAIN)}
 
 
 def phantoms(folder: Path, patients: int, seed: int, test_patients: int, difficulty: str, scale: float, size: str):
@@ -68,11 +68,9 @@ def by_breast(frame: pd.DataFrame, probability: np.ndarray) -> pd.DataFrame:
     return frame.groupby("breast_id", as_index=False)[["cancer", "probability"]].mean()
 
 
-def run(folder: Path, name: str, seed: int, epochs: int, settings: Recipe | dict | None = None) -> pd.DataFrame:
+def run(folder: Path, name: str, seed: int, epochs: int, recipe: Recipe, theirs: dict | None) -> pd.DataFrame:
     "A row each test breast: label, probability, and what would be submitted."
-    settings = settings or LINES[name]
-    ours, theirs = (OURS, settings) if isinstance(settings, dict) else (settings, None)
-    recipe = replace(ours, seed=seed, fold_seed=seed, epochs=epochs)
+    recipe = replace(recipe, seed=seed, fold_seed=seed, epochs=epochs)
     held_out = split(images(folder / "train", labels=True), recipe)[1]
     test = images(folder / "test", labels=False)
     truth = pd.read_csv(folder / "competition" / "solution.csv", index_col=0)["cancer"]
@@ -106,32 +104,32 @@ def table(results: dict[str, dict[int, pd.DataFrame]], head: str):
             for s in scores.values()), f"{pf1_floor(pooled['cancer']):.3f}"]), "|")
 
 
-def begun_with(args: argparse.Namespace, **settings):
+def begun_with(out: Path, **settings):
     "Write down what the results in a folder come from; SystemExit if they come from something else."
-    chosen = {k: v for k, v in vars(args).items() if k not in ("out", "seeds", "lines", "difficulties")}
-    now = json.dumps(chosen | settings | {"augment": inspect.signature(augment), "plain": PLAIN}, indent=1, default=str)
-    args.out.mkdir(parents=True, exist_ok=True)
-    file = args.out / "options.json"
-    if not {*args.out.iterdir()} - {file}: file.write_text(now)
+    now = json.dumps(settings | {"augment": inspect.signature(augment), "plain": PLAIN}, indent=1, default=str)
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "options.json"
+    if not {*out.iterdir()} - {file}: file.write_text(now)
     if not file.exists() or file.read_text() != now:
-        raise SystemExit(f"{args.out} holds results of other options, see {file.name} there: choose another folder")
+        raise SystemExit(f"{out} holds results of other options, see {file.name} there: choose another folder")
 
 
-def compare(doc: str, seeds: Sequence[int], difficulties: Sequence[str], lines: Sequence[str],
+def compare(doc: str, seeds: Sequence[int], difficulties: Sequence[str], lines: dict[str, tuple],
             run: Callable[..., pd.DataFrame] = run):
     "The command: have each line learn from the same phantoms, and print the table."
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="a folder for phantoms, models and predictions")
     parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
     parser.add_argument("--difficulties", nargs="+", default=difficulties, choices=list(DIFFICULTIES))
-    parser.add_argument("--lines", nargs="+", default=lines, choices=lines)
+    parser.add_argument("--lines", nargs="+", default=list(lines), choices=list(lines))
     parser.add_argument("--patients", type=int, default=60, help="of the training set; four fifths are learnt from")
     parser.add_argument("--test-patients", type=int, default=60, help="two breasts each")
     parser.add_argument("--scale", type=float, default=.25, help="of the phantoms")
     parser.add_argument("--size", default="256x128", help="of the preprocessed images")
     parser.add_argument("--epochs", type=int, default=OURS.epochs)
     args = parser.parse_args()
-    begun_with(args, mammo_kit=asdict(OURS))
+    begun_with(args.out, patients=args.patients, test_patients=args.test_patients, scale=args.scale, size=args.size,
+               epochs=args.epochs, mammo_kit=asdict(OURS))
     results = {}
     for difficulty in args.difficulties:
         for seed in args.seeds:
@@ -139,10 +137,10 @@ def compare(doc: str, seeds: Sequence[int], difficulties: Sequence[str], lines: 
             if not all((folder / f"{line}.csv").exists() for line in args.lines):
                 phantoms(folder, args.patients, seed, args.test_patients, difficulty, args.scale, args.size)
             for line in args.lines:
-                found = once(folder / f"{line}.csv", run, folder, line, seed, args.epochs)
+                found = once(folder / f"{line}.csv", run, folder, line, seed, args.epochs, *lines[line])
                 results.setdefault(f"{difficulty}, {line}", {})[seed] = found
     table(results, "phantoms, by")
 
 
 if __name__ == "__main__":
-    compare(__doc__, [1, 2, 3], list(DIFFICULTIES), list(LINES))
+    compare(__doc__, [4, 5, 6], list(DIFFICULTIES), LINES)

@@ -19,9 +19,9 @@ from mammo_kit.model import load_model
 from mammo_kit.preprocess import preprocess
 from mammo_kit.train import Recipe, split, train
 
-OURS = Recipe(pool="avg", epochs=16, auxiliary={"biopsy": .5}, sampling="positive", ema=.98)
+OURS = Recipe(epochs=16, augmentation="moderate", auxiliary={"biopsy": .5}, sampling="positive", ema=.98)
 PLAIN = {"lr": 3e-3, "pool": "avg"}
-EARLIER = Recipe(pool="avg", sampling="positive", ema=.98)  # what learns from phantoms before
+EARLIER = Recipe(augmentation="moderate", sampling="positive", ema=.98)  # what learns from phantoms before
 LINES = "mammo_kit", "plain", "mammo_kit, from phantoms", "plain, from phantoms"
 
 
@@ -56,7 +56,8 @@ def main():
     args = parser.parse_args()
     if not (SHARED / "mias").is_dir():
         return print(f"skipped: no folder {SHARED / 'mias'} with the films")
-    begun_with(args, mammo_kit=asdict(OURS), earlier=asdict(EARLIER))
+    begun_with(args.out, epochs=args.epochs, size=args.size, phantoms=args.phantoms, mammo_kit=asdict(OURS),
+               earlier=asdict(EARLIER))
     preprocess(SHARED / "mias", args.out / "images", args.size, exclude=("none",))
     results = {}
     for line in args.lines:

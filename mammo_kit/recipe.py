@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['AUGMENTATIONS', 'RSNA_1ST', 'NOTES', 'RECIPES', 'KNOWN', 'Recipe', 'find_weights', 'Target', 'targets', 'item_losses']
 
-# %% ../nbs/12_recipe.ipynb #f67baa59
+# %% ../nbs/12_recipe.ipynb #8af51481
 import math
 import re
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
@@ -22,12 +23,12 @@ from .competition import attached_all
 from .dataset import augment, augment_strongly
 from .preprocess import parse_size
 
-# %% ../nbs/12_recipe.ipynb #5795ebd9
+# %% ../nbs/12_recipe.ipynb #cf63f0fe
 @dataclass(frozen=True)
 class Recipe:
     "How a model is trained."
     backbone: str = "regnetx_002"   # a timm model name; the default is small enough to learn from nothing on a CPU
-    pool: str = "max"               # timm's global_pool, of an image's places: avg, max, avgmax, …
+    pool: str = "avg"               # timm's global_pool, of an image's places: avg, max, avgmax, …
     drop: float = 0.0               # dropout before the classifier, a share
     drop_path: float = 0.0          # chance that an image skips the last residual block (stochastic depth), a share
     weights: str = ""               # pretrained: a .safetensors or .pth file, or its name among a notebook's inputs
@@ -41,7 +42,7 @@ class Recipe:
     positive_label: float = 1.0     # what a positive is taught as; less where positives are in doubt (soft labels)
     focal_gamma: float = 2.0        # how much less the focal loss counts what is already sure
     sampling: str = "natural"       # natural; positive: one or more in every batch; 1:n: n negatives a positive
-    augmentation: Literal["none", "moderate", "strong"] = "moderate"  # `augment` or `augment_strongly` of dataset
+    augmentation: Literal["none", "geometric", "moderate", "strong"] = "geometric"  # flips, moves; the next: and more
     epochs: int = 8                 # rounds; with natural sampling each is one pass over the training images
     batch_size: int = 8             # images (with views: breasts) a step, over all processes together
     optimizer: str = "adamw"        # a timm optimizer name
@@ -87,9 +88,10 @@ class Recipe:
             if not 0 < weight < math.inf: raise ValueError(f"auxiliary {column} {weight}: expected a weight above 0")
 
 
-AUGMENTATIONS = {"none": None, "moderate": augment, "strong": augment_strongly}
+AUGMENTATIONS = {"none": None, "geometric": partial(augment, gain=0, gamma=0),  # flipped and moved, as bright as it is
+                 "moderate": augment, "strong": augment_strongly}
 
-# %% ../nbs/12_recipe.ipynb #a8337ce1
+# %% ../nbs/12_recipe.ipynb #d9961323
 RSNA_1ST = Recipe(
     "convnext_small.fb_in22k_ft_in1k_384", "max", weights="convnext_small.fb_in22k_ft_in1k_384.safetensors",
     size="2048x1024", drop=.5, drop_path=.2, positive_label=.9, positive_weight=1, sampling="positive",
@@ -98,8 +100,8 @@ RSNA_1ST = Recipe(
 
 NOTES = Recipe(
     "efficientnet_b2", "avg", weights="efficientnet_b2.ra_in1k.safetensors", size="1024x512", drop=.2, drop_path=.2,
-    views="mean", auxiliary={"age": .1, "density": .1}, positive_weight=5, epochs=12, batch_size=16,
-    learning_rate=3e-4, weight_decay=.02, warmup=.1, ema=.999)
+    views="mean", auxiliary={"age": .1, "density": .1}, positive_weight=5, augmentation="moderate", epochs=12,
+    batch_size=16, learning_rate=3e-4, weight_decay=.02, warmup=.1, ema=.999)
 
 RECIPES = {"small": Recipe(), "rsna_1st": RSNA_1ST, "notes": NOTES}  # by the names that commands know them by
 

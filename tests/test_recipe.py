@@ -32,7 +32,7 @@ def test_a_recipe_comes_back_from_json(name):
 @pytest.mark.parametrize(("options", "message"), [
     ({"views": "median"}, "views 'median': expected one of None, mean, max, gem, attention"),
     ({"loss": "mse"}, "loss 'mse': expected one of bce, focal"),
-    ({"augmentation": "wild"}, "augmentation 'wild': expected one of none, moderate, strong"),
+    ({"augmentation": "wild"}, "augmentation 'wild': expected one of none, geometric, moderate, strong"),
     ({"schedule": "step"}, "schedule 'step'"), ({"sampling": "2:1"}, "sampling '2:1': expected natural"),
     ({"size": "2048"}, "2048"), ({"positive_label": 0}, "positive_label 0"), ({"positive_label": 1.1}, "at most 1"),
     ({"auxiliary": {"density": 0}}, "auxiliary density 0: expected a weight"), ({"ema": 1.0}, "ema 1.0"),
