@@ -160,11 +160,14 @@ def _digest(frame: pd.DataFrame, settings: Settings, learnt: list[Target]) -> st
 def _deaf(_: int):
     "Have a loader's worker hear its parent alone, not the Ctrl-C or SIGTERM for all: it still has to feed the step."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not hasattr(signal, "sigwaitinfo"): return  # macOS does not tell who sent a signal
+    if not hasattr(signal, "sigtimedwait"): return  # macOS does not tell who sent a signal
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    parent = os.getppid()
 
     def listen():
-        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid(): pass
+        while os.getppid() == parent:  # killed, it says nothing, and its lock is held by its workers too
+            heard = signal.sigtimedwait([signal.SIGTERM], .2)
+            if heard and heard.si_pid == parent: break
         os._exit(0)
     threading.Thread(target=listen, daemon=True).start()
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -42,7 +43,7 @@ def clip(accelerator, *args):
     note.write_text(f"{accelerator.num_processes} {accelerator.device.type} {step}")
     if step == int(os.environ.get("AT_STEP", 0)):
         if "ONLY" not in os.environ: os.killpg(0, int(os.environ["SIGNAL"]))  # the loader's workers too
-        elif os.environ["ONLY"] == os.environ["RANK"]: os.kill(os.getpid(), int(os.environ["SIGNAL"]))
+        elif os.environ["ONLY"] == os.environ.get("RANK", "0"): os.kill(os.getpid(), int(os.environ["SIGNAL"]))
     return real(accelerator, *args)
 
 train.Accelerator.clip_grad_norm_ = clip
@@ -302,6 +303,14 @@ def test_a_signal_at_any_step_loses_nothing(name, workers, prepared, with_dropou
         if name != "SIGKILL": assert "the same command goes on from here" in ended.stderr
     assert run(prepared, model, with_dropout).best == whole.best
     assert same_but_states(model, tmp_path / "whole")
+
+
+def test_killed_alone_it_leaves_no_worker_that_holds_its_lock(prepared, with_dropout, start, tmp_path):
+    model = tmp_path / "model"
+    ended = start(model, with_dropout, "--save-minutes=0", workers=2, AT_STEP="2", SIGNAL="9", ONLY="0")
+    assert time.time() - (tmp_path / "rank0").stat().st_mtime < 4  # its workers have its standard output, too
+    assert ended.returncode == -9
+    assert run(prepared, model, with_dropout, workers=2).best == run(prepared, tmp_path / "whole", with_dropout).best
 
 
 UNCAUGHT = """
