@@ -269,8 +269,9 @@ def _refuse_nan(accelerator: Accelerator, losses: list[torch.Tensor], norm: torc
 # %% ../nbs/12_train.ipynb #895e21d1
 def _row(valid: pd.DataFrame, epoch: int, losses: list[float], learning_rate: float, target: str) -> dict[str, float]:
     "What log.csv says of an epoch."
-    breasts = by_breast(valid, target)
-    return {"epoch": epoch, "loss": float(np.nanmean(losses)), "learning_rate": learning_rate,
+    breasts, losses = by_breast(valid, target), np.array(losses)
+    losses = losses[np.isfinite(losses)]  # in fp16 a step may have overflowed, and been left out
+    return {"epoch": epoch, "loss": float(losses.mean()), "learning_rate": learning_rate,
             "held_out_loss": log_loss(breasts[target], breasts["probability"]),
             **scores(breasts[target], breasts["probability"])}
 

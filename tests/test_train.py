@@ -8,20 +8,23 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from mammo_kit.checkpoint import load_state
 from mammo_kit.dataset import batches, images
 from mammo_kit.infer import infer, probabilities
-from mammo_kit.model import load_model, save_model
+from mammo_kit.model import MammogramModel, load_model, save_model
 from mammo_kit.preprocess import Stopped, owned, preprocess
 from mammo_kit.recipe import RECIPES, item_losses
-from mammo_kit.train import Recipe, _one_of_several, precision, predict, split, train
+from mammo_kit.train import Recipe, _network, _one_of_several, precision, predict, split, train
 
 # `mammo-kit train` on one thread, which a signal can hit in the middle of a step; each process notes how many there
 # are.
@@ -527,6 +530,64 @@ def test_a_card_that_torch_has_no_code_for_is_told_before(prepared, recipe, tmp_
     for capability, expected in (((7, 5), "fp16"), ((8, 0), "bf16"), ((12, 1), "bf16")):
         monkeypatch.setattr("torch.cuda.get_device_capability", lambda *_, value=capability: value)
         assert precision() == expected
+
+
+@pytest.fixture
+def half(monkeypatch):
+    """half(precision): the processor computes in `train` as a card of this precision does, with its scaler and order of
+    channels; gives the list that notes in which precision the network is called."""
+    seen, forward = [], MammogramModel.forward
+
+    class Pretended(Accelerator):
+        def __init__(self, mixed_precision, cpu):
+            AcceleratorState._reset_state(True)
+            super().__init__(mixed_precision=mixed_precision, cpu=cpu)
+            if mixed_precision == "fp16":  # which accelerate leaves out on a processor
+                self.native_amp, self.scaler = True, torch.amp.GradScaler("cpu", init_scale=2.**18)
+
+    def noted(self, *inputs):
+        seen.append(str(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else "float32")
+        return forward(self, *inputs)
+
+    def half(precision):
+        monkeypatch.setattr("mammo_kit.train.Accelerator", Pretended)
+        monkeypatch.setattr("mammo_kit.train.precision", lambda: precision)
+        monkeypatch.setattr("mammo_kit.train._network", lambda *a: _network(*a).to(memory_format=torch.channels_last))
+        monkeypatch.setattr(MammogramModel, "forward", noted)
+        return seen
+
+    yield half
+    AcceleratorState._reset_state(True)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", "torch.bfloat16"), ("fp16", "torch.float16")])
+def test_half_precision_comes_back_to_the_same_bits(precision, dtype, half, prepared, with_dropout, tmp_path):
+    "With the scaler of fp16, which begins too high: the first steps overflow and are left out."
+    seen, recipe = half(precision), replace(with_dropout, ema=.9)
+    whole = run(prepared, tmp_path / "whole", recipe)
+    assert seen.count("float32") == 1 and set(seen) == {"float32", dtype}  # one blank image, before anything
+    for step in range(1, whole.all_steps): assert run(prepared, tmp_path / "parts", recipe, max_hours=0).steps == step
+    assert run(prepared, tmp_path / "parts", recipe).best == whole.best
+    assert same_but_states(tmp_path / "parts", tmp_path / "whole")
+    state = torch.load(tmp_path / "parts" / "state.pt")
+    assert ("scaler" in state) == (precision == "fp16")
+    assert precision == "bf16" or 1 < state["scaler"]["scale"] < 2**18
+    assert all(v.isfinite().all() for v in state["model"].values())
+
+
+@pytest.mark.parametrize(("wrong", "diverges"), [([2], False), (range(2, 99), True)])
+def test_fp16_forgives_one_overflow_but_not_all(wrong, diverges, half, prepared, recipe, tmp_path, monkeypatch):
+    half("fp16")
+    calls = []
+
+    def overflowing(*args):
+        calls.append(0)
+        return item_losses(*args) * (torch.inf if len(calls) in wrong else 1)
+    monkeypatch.setattr("mammo_kit.train.item_losses", overflowing)
+    with pytest.raises(ValueError, match="diverged") if diverges else nullcontext():
+        run(prepared, tmp_path, replace(recipe, epochs=6))
+    assert np.isfinite(pd.read_csv(tmp_path / "log.csv")["loss"]).all()
+    assert all(v.isfinite().all() for v in load_model(tmp_path)[0].state_dict().values())
 
 
 def test_curves_for_tensorboard(prepared, recipe, tmp_path, monkeypatch):
