@@ -191,9 +191,17 @@ FAMILIES = ("convnext_atto", "vit_tiny_patch16_224", "resnet18", "regnetx_002", 
             "densenet121", "eva02_tiny_patch14_224")
 
 
+def _weights_of(backbone: str) -> dict[str, torch.Tensor]:
+    "A timm backbone's weights, of which names and shapes can be asked."
+    try:
+        with torch.device("meta"): return timm.create_model(backbone, num_classes=0).state_dict()
+    except NotImplementedError:  # regnet of timm 1.0.24 works its widths out with tensors, and these must have numbers
+        return timm.create_model(backbone, num_classes=0).state_dict()
+
+
 def _likeness(weights: dict, backbone: str) -> tuple[float, float]:
     "The shares of this timm backbone's weights that stand among these in name and shape, and in name alone."
-    with torch.device("meta"): own = timm.create_model(backbone, num_classes=0).state_dict()
+    own = _weights_of(backbone)
     below, _ = _undressed(weights, set(own))
     alike = sum(k in below and below[k].shape == v.shape for k, v in own.items())
     return alike / max(len(own), len(below) - 2), len(own.keys() & below) / len(own)  # 2: the classifier
